@@ -1,0 +1,55 @@
+# Every target does its own set-up; nothing needs to be installed first but Python 3.11+, git and make.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(CURDIR)/$(VENV)/bin
+READY  := $(VENV)/.ready
+# DVC runs the stages by name (`vigil stage ...`), so the environment's own commands come first.
+export PATH := $(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: repro test check format bench up down status clean help
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (once; a few minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Vigil needs Python 3.11 or later: set PYTHON=...")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ops,dev]'
+	@touch $(READY)
+
+repro: $(READY)  ## Rebuild everything that changed: raw images to registered model and report
+	@dvc repro
+	@vigil summary
+
+test: $(READY)  ## Run the tests
+	@pytest
+
+check: $(READY)  ## Lint, format, types and dependencies, as CI runs them
+	@ruff check .
+	@ruff format --check .
+	@mypy
+	@pip check
+
+format: $(READY)  ## Format the code and mend what ruff can
+	@ruff check --fix .
+	@ruff format .
+
+bench: $(READY)  ## Speed and memory, ratios side by side (docs/benchmarks)
+	@python -m tests.benchmark
+
+up: $(READY)  ## Start Prefect, MLflow and the served flows on 127.0.0.1
+	@python -m flows.services up
+
+down: $(READY)  ## Stop what `make up` started
+	@python -m flows.services down
+
+status: $(READY)  ## Say what `make up` started
+	@python -m flows.services status
+
+clean:  ## Remove the environment and caches; keeps data, models and reports
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info
