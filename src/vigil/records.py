@@ -1,0 +1,204 @@
+"""The tables that cross a stage: their columns, units and versions, written and read in one place.
+
+Every table is Parquet with its name and version in the schema's metadata; a reader refuses any other.
+
+Legend: label 0 = normal, 1 = anomalous; pixel coordinates count from the upper left corner, boxes are half-open
+(`x0 <= x < x1`). "Raw" pixels are those of the file, "scaled" pixels those after preprocessing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vigil.errors import DataError
+from vigil.files import written_aside
+
+NORMAL, ANOMALOUS = 0, 1
+NORMAL_KIND = "normal"
+SPLITS = ("train", "calibration", "test")
+
+
+class Box(NamedTuple):
+    """A rectangle around one anomaly, in raw pixels, half-open: `x0 <= x < x1`, `y0 <= y < y1`."""
+
+    kind: str
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableType:
+    """Name, version and columns of a table."""
+
+    name: str
+    version: int
+    schema: pa.Schema
+
+    def write(self, path: Path, table: pa.Table) -> None:
+        """Writes `table` (exactly this type's columns, cast to its types), aside then renamed.
+
+        Raises:
+            DataError: Columns are missing or unknown, or a column marked not nullable holds a null or a NaN.
+        """
+        self.write_parts(path, [table])
+
+    def write_parts(self, path: Path, parts: Iterable[pa.Table]) -> None:
+        """As `write`, one part after the other, so that the whole table is never in memory; row groups never span
+        two parts."""
+        path = Path(path)
+        metadata = {"vigil.table": self.name, "vigil.version": str(self.version)}
+        schema = self.schema.remove_metadata().with_metadata(metadata)
+        with written_aside(path) as new, pq.ParquetWriter(new, schema, compression="zstd") as writer:
+            for part in parts:
+                writer.write_table(self._checked(path, part).replace_schema_metadata(metadata))
+
+    def _checked(self, path: Path, table: pa.Table) -> pa.Table:
+        if set(table.column_names) != set(self.schema.names):
+            missing, extra = (
+                set(self.schema.names) - set(table.column_names),
+                set(table.column_names) - set(self.schema.names),
+            )
+            raise DataError(f"{path}: table '{self.name}' lacks columns {sorted(missing)}, has unknown {sorted(extra)}")
+        table = table.select(self.schema.names).cast(self.schema.remove_metadata())
+        for field in self.schema:
+            column = table.column(field.name)
+            if not field.nullable and (column.null_count or _holds_nan(column)):
+                raise DataError(f"{path}: column '{field.name}' of table '{self.name}' holds a null or a NaN")
+        return table
+
+    def read(self, path: Path) -> pa.Table:
+        """Reads a table of this type.
+
+        Raises:
+            DataError: The file is missing, damaged, or of another type or version.
+        """
+        with self.open(path) as file:
+            try:
+                return file.read()
+            except (pa.ArrowInvalid, OSError) as error:
+                raise _unreadable(path, error) from error
+
+    def open(self, path: Path) -> pq.ParquetFile:
+        """The checked file of a table of this type, to read a part of its columns or row groups; close it.
+
+        Raises:
+            DataError: As `read`.
+        """
+        try:
+            file = pq.ParquetFile(path)
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: file not found. Run `dvc repro` to rebuild it.") from error
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _unreadable(path, error) from error
+        metadata = file.schema_arrow.metadata or {}
+        found = (metadata.get(b"vigil.table", b"?").decode(), metadata.get(b"vigil.version", b"?").decode())
+        if found != (self.name, str(self.version)):
+            file.close()
+            raise DataError(
+                f"{path}: expected table '{self.name}' version {self.version}, found '{found[0]}' version {found[1]}. "
+                f"Run `dvc repro` to rebuild it."
+            )
+        return file
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: not a readable Parquet file ({error}). Delete it and run `dvc repro`.")
+
+
+def _holds_nan(column: pa.ChunkedArray) -> bool:
+    import pyarrow.compute as pc
+
+    return pa.types.is_floating(column.type) and bool(pc.any(pc.is_nan(column)).as_py())
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+BOX = pa.struct([("kind", pa.string()), ("x0", pa.int32()), ("y0", pa.int32()), ("x1", pa.int32()), ("y1", pa.int32())])
+
+MANIFEST = TableType(
+    "manifest",
+    1,
+    pa.schema(
+        [
+            _required("image_id", pa.string()),  # unique, stable: path below the root, or archive::member
+            _required("path", pa.string()),  # file below the root that holds the image's bytes
+            pa.field("offset", pa.int64()),  # start of the image's bytes in an uncompressed tar; null: the whole file
+            _required("bytes", pa.int64()),  # length of the encoded image
+            _required("sha256", pa.string()),  # of the encoded image
+            pa.field("width", pa.int32()),  # raw pixels; null where the file could not be read (`fault` says why)
+            pa.field("height", pa.int32()),
+            pa.field("mode", pa.string()),  # Pillow mode
+            _required("label", pa.int8()),
+            _required("kind", pa.string()),  # "normal", or the kind(s) of anomaly joined by "+"
+            _required("group", pa.string()),  # bag or part; never straddles a split
+            pa.field("official_split", pa.string()),  # "train", "test" or null
+            pa.field("mask_path", pa.string()),  # file below the root, non-zero = anomalous
+            _required("boxes", pa.list_(BOX)),  # raw pixels; empty where there are none
+            pa.field("fault", pa.string()),  # why the image or its annotation is not readable; null: none found
+        ]
+    ),
+)
+
+SPLIT_TABLE = TableType(
+    "splits",
+    1,
+    pa.schema(
+        [
+            _required("image_id", pa.string()),
+            _required("split", pa.string()),  # train, calibration or test; images left out do not appear
+            _required("label", pa.int8()),
+            _required("kind", pa.string()),
+            _required("group", pa.string()),
+        ]
+    ),
+)
+
+PATCH_INDEX = TableType(
+    "patch_index",
+    1,
+    pa.schema(
+        [
+            _required("patch_id", pa.string()),  # image_id@y,x or image_id@roi-N
+            _required("image_id", pa.string()),
+            _required("bucket", pa.int32()),
+            _required("row", pa.int32()),  # row in the bucket's shard
+            _required("source", pa.string()),  # "grid" or "roi"
+            _required("y", pa.int32()),  # scaled pixels, upper left corner
+            _required("x", pa.int32()),
+            _required("image_height", pa.int32()),  # scaled pixels, before padding
+            _required("image_width", pa.int32()),
+            _required("label", pa.int8()),  # of the patch, by overlap with mask or boxes
+            _required("overlap", pa.float32()),  # share of the patch inside mask or boxes
+            _required("image_label", pa.int8()),
+            _required("kind", pa.string()),  # of the image
+            _required("group", pa.string()),
+        ]
+    ),
+)
+
+PATCH_SCORES = TableType(
+    "patch_scores",
+    1,
+    pa.schema(
+        [
+            *(
+                PATCH_INDEX.schema.field(n)
+                for n in ("patch_id", "image_id", "bucket", "row", "source", "y", "x", "image_height", "image_width")
+            ),
+            *(PATCH_INDEX.schema.field(n) for n in ("label", "image_label", "kind", "group")),
+            _required("contextual", pa.float64()),  # A_G of Eq. (6): mean |x - x^| in [-1, 1] pixels
+            _required("latent", pa.float64()),  # A_D of Eq. (6): mean |f(x) - f(x^)|
+            _required("map_peak", pa.float64()),  # maximum of the smoothed anomaly map of the patch
+        ]
+    ),
+)
