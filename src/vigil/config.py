@@ -1,0 +1,510 @@
+"""`params.yaml` as frozen, strict sections: one per stage, every rule checked before any file is opened.
+
+Parsed as YAML 1.2, the way DVC parses it (`2e-4` is a number). A JSON file of the same shape is accepted too, and
+needs no YAML package.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from vigil.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class Section(BaseModel):
+    """A strict, frozen group of settings; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+# --------------------------------------------------------------------------------------------------------------- data
+
+
+class BaggageData(Section):
+    """The X-ray baggage simulator; the `raw` stage generates the scans."""
+
+    name: Literal["baggage"]
+    root: str
+    """Folder of the raw data set, in SIXray's layout."""
+    seed: int = 0
+    normal_bags: Annotated[int, Field(ge=0)] = 700
+    """Bags without a threat."""
+    threat_bags: Annotated[int, Field(ge=0)] = 200
+    """Bags with one threat object each, the six classes in turn."""
+    width_px: Annotated[int, Field(ge=64, le=4096)] = 256
+    height_px: Annotated[int, Field(ge=64, le=4096)] = 192
+
+
+class HeldClassData(Section):
+    """A labelled image set turned into an anomaly task by holding classes."""
+
+    root: str
+    protocol: Literal["one_class_anomalous", "one_class_normal"] = "one_class_anomalous"
+    """`one_class_anomalous`: the held class is the anomaly, all others are normal (GANomaly, Skip-GANomaly).
+    `one_class_normal`: the held class is normal, all others are anomalies."""
+    held_class: str
+
+
+class DigitsData(HeldClassData):
+    """scikit-learn's 1,797 handwritten digits (8x8); the `raw` stage writes them."""
+
+    name: Literal["digits"]
+
+
+class Cifar10Data(HeldClassData):
+    """CIFAR-10, brought in by `vigil data import cifar10 --from PATH`."""
+
+    name: Literal["cifar10"]
+
+
+class MvtecData(Section):
+    """One category of MVTec AD, brought in by `vigil data import mvtec --from PATH --class CATEGORY`."""
+
+    name: Literal["mvtec"]
+    root: str
+    category: str
+
+
+class FolderData(Section):
+    """The user's own images: `normal/`, optional `anomalous/<kind>/`, optional `masks/<kind>/` with equal stems."""
+
+    name: Literal["folder"]
+    root: str
+
+
+class SixrayData(Section):
+    """SIXray's layout: `JPEGImages/` (`N*` negative, `P*` positive) and VOC boxes in `Annotation/`."""
+
+    name: Literal["sixray"]
+    root: str
+
+
+DataSection = Annotated[
+    BaggageData | DigitsData | Cifar10Data | MvtecData | FolderData | SixrayData, Field(discriminator="name")
+]
+
+# ------------------------------------------------------------------------------------------------------------- images
+
+
+class ValidateSection(Section):
+    """The contract that the raw data must keep."""
+
+    min_side_px: Annotated[int, Field(ge=2)] = 8
+    """Images with a shorter side are refused."""
+    max_pixels: Annotated[int, Field(ge=64)] = 100_000_000
+    """Images with more pixels are refused before they are decoded (decompression bombs)."""
+    modes: tuple[Literal["L", "RGB"], ...] = ("L", "RGB")
+    """Accepted pixel modes; 16-bit, CMYK, palette and alpha images must be converted by their owner."""
+    min_normal_images: Annotated[int, Field(ge=1)] = 20
+    quarantine: bool = False
+    """True: go on without the files that break a rule, and say so in the report. False: stop."""
+
+
+class SplitSection(Section):
+    """Which image serves for what; whole groups (bag, part) at a time."""
+
+    seed: int = 0
+    official: bool = True
+    """Where the data set names its own test images, keep them as test."""
+    calibration_fraction: OpenFraction = 0.15
+    """Share of the normal training groups held out for calibration."""
+    test_fraction: OpenFraction = 0.25
+    """Share of the normal groups held out for test, where there is no official split."""
+    calibration_anomaly_fraction: Fraction = 0.0
+    """Share of the anomalous groups given to calibration; the rest is test. 0 keeps calibration normal-only."""
+    max_train_images: Annotated[int, Field(ge=1)] | None = None
+    """Seeded subset of the training images; None takes all."""
+    max_calibration_images: Annotated[int, Field(ge=1)] | None = None
+    """Seeded subset of the normal calibration images; None takes all."""
+    max_test_images: Annotated[int, Field(ge=1)] | None = None
+    """Seeded subset of the test images of each label; None takes all."""
+
+
+class PatchSection(Section):
+    """Preprocessing and the patch grid; travels in the bundle."""
+
+    channels: Literal[1, 3] = 3
+    shorter_side_px: Annotated[int, Field(ge=8)] | None = None
+    """Images are resized so that their shorter side has this length; None keeps native resolution."""
+    patch_size_px: Literal[32, 64, 128, 256] = 64
+    stride_px: Annotated[int, Field(ge=1)] = 32
+    edge: Literal["reflect", "drop"] = "reflect"
+    """`reflect`: pad right and bottom by reflection until the grid covers the image. `drop`: leave the rest out."""
+    regions_of_interest: bool = False
+    """Also cut one patch centred on each mask component or box of the test split (the paper's patch protocol)."""
+    anomalous_overlap: OpenFraction = 0.02
+    """Share of a patch's pixels that must lie in a mask or box for the patch to be labelled anomalous."""
+    buckets: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Shards per split; images are assigned to buckets by a hash of their id."""
+    workers: Annotated[int, Field(ge=1)] = 2
+
+    @model_validator(mode="after")
+    def _stride_covers(self) -> PatchSection:
+        if self.stride_px > self.patch_size_px:
+            raise ValueError(
+                f"stride_px ({self.stride_px}) is larger than patch_size_px ({self.patch_size_px}), which would leave "
+                f"pixels that no patch covers; lower stride_px"
+            )
+        if self.shorter_side_px is not None and self.edge == "drop" and self.shorter_side_px < self.patch_size_px:
+            raise ValueError(
+                f"shorter_side_px ({self.shorter_side_px}) is smaller than patch_size_px ({self.patch_size_px}) and "
+                f"edge is 'drop', so no patch would be cut; raise shorter_side_px or set edge to 'reflect'"
+            )
+        return self
+
+
+# -------------------------------------------------------------------------------------------------- networks, training
+
+
+class AttentionSection(Section):
+    """The attention-augmented convolution before the discriminator's last convolution."""
+
+    enabled: bool = True
+    heads: Annotated[int, Field(ge=1)] = 4
+    key_channels: Annotated[int, Field(ge=1)] = 32
+    """Channels of queries and keys over all heads; a multiple of `heads`."""
+    value_channels: Annotated[int, Field(ge=1)] = 32
+    """Channels of values over all heads; a multiple of `heads`, smaller than the layer's output channels."""
+
+    @model_validator(mode="after")
+    def _multiples(self) -> AttentionSection:
+        for field in ("key_channels", "value_channels"):
+            if getattr(self, field) % self.heads:
+                raise ValueError(f"{field} ({getattr(self, field)}) is not a multiple of heads ({self.heads})")
+        return self
+
+
+class ModelSection(Section):
+    """The generator/discriminator pair of arXiv 2211.13808."""
+
+    name: Literal["dense_skip_gan"] = "dense_skip_gan"
+    base_width: Annotated[int, Field(ge=4)] = 16
+    """Channels of the generator's first level; each level below has twice as many."""
+    depth: Annotated[int, Field(ge=2, le=7)] = 4
+    """Levels below full resolution; the patch size must be a multiple of 2**depth."""
+    outer_rows_without_skips: Annotated[int, Field(ge=0)] = 0
+    """How many of the outermost (highest-resolution) levels carry no skip block. The paper's is 0."""
+    max_width: Annotated[int, Field(ge=4)] = 256
+    """Bound on the channels of the deepest levels."""
+    discriminator_width: Annotated[int, Field(ge=4)] = 32
+    feature_channels: Annotated[int, Field(ge=4)] = 128
+    """Channels of f(x), the discriminator's last convolution."""
+    spectral_norm: bool = True
+    attention: AttentionSection = AttentionSection()
+    pointing: bool = False
+    """True: the discriminator carries a per-pixel decoder that says where the anomaly is. Beyond the paper."""
+    pointing_width: Annotated[int, Field(ge=4)] = 16
+    """Channels of the pointing decoder at half resolution; each level below has twice as many."""
+    pointing_sees: Literal["patch", "patch_and_restoration"] = "patch_and_restoration"
+    """What the decoder reads: the patch x alone, or x, the restored x^ and |x - x^|."""
+
+
+class LossWeights(Section):
+    """w1, w2, w3 of Eq. (5), arXiv 2211.13808."""
+
+    adversarial: Annotated[float, Field(ge=0)] = 1.0
+    contextual: Annotated[float, Field(ge=0)] = 40.0
+    latent: Annotated[float, Field(ge=0)] = 1.0
+    pointing: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the pointing loss beside the discriminator's own; used where `model.pointing` is on."""
+
+
+class ShapeWeights(Section):
+    """How often each shape of a pseudo-anomaly is drawn, relative to the others."""
+
+    rods: Annotated[float, Field(ge=0)] = 0.5
+    """One to five joined rods, some with rings or discs at the joints."""
+    blobs: Annotated[float, Field(ge=0)] = 0.3
+    """Wavy blobs, ellipses, boxes, polygons; some hollow."""
+    cracks: Annotated[float, Field(ge=0)] = 0.1
+    clouds: Annotated[float, Field(ge=0)] = 0.1
+    """Where smooth noise is high."""
+
+    @model_validator(mode="after")
+    def _any(self) -> ShapeWeights:
+        return _some_weight(self)
+
+
+class PaintWeights(Section):
+    """How often each paint of a pseudo-anomaly is drawn, relative to the others."""
+
+    absorber: Annotated[float, Field(ge=0)] = 0.3
+    """Matter in the beam, of a hue that stands out in another training patch, as metal in X-ray scans of bags."""
+    colour: Annotated[float, Field(ge=0)] = 0.3
+    """A colour of another training patch."""
+    texture: Annotated[float, Field(ge=0)] = 0.2
+    """A piece of another training patch."""
+    shifted: Annotated[float, Field(ge=0)] = 0.1
+    """What is there, lighter, darker or of another hue."""
+    noisy: Annotated[float, Field(ge=0)] = 0.1
+    """What is there, with smooth noise."""
+
+    @model_validator(mode="after")
+    def _any(self) -> PaintWeights:
+        return _some_weight(self)
+
+
+Weights = TypeVar("Weights", ShapeWeights, PaintWeights)
+
+
+def _some_weight(weights: Weights) -> Weights:
+    if not sum(weights.model_dump().values()) > 0:
+        raise ValueError("every weight is 0, so nothing could be drawn; raise one of them")
+    return weights
+
+
+class PseudoAnomalySection(Section):
+    """What is stamped into normal patches when the objective is `restore`. Beyond the paper."""
+
+    clean_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the patches that are left as they are."""
+    most_stamps: Annotated[int, Field(ge=1, le=16)] = 3
+    """A corrupted patch gets one to this many stamps."""
+    smallest: Annotated[float, Field(gt=0, le=1)] = 0.05
+    largest: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """Extents are log-uniform between `smallest` and `largest` sides of the patch."""
+    softest_px: Annotated[float, Field(ge=0.7, le=32)] = 8.0
+    """Borders are between 0.7 and this many pixels wide."""
+    least_opacity: Annotated[float, Field(gt=0, le=1)] = 0.35
+    on_structure: Fraction = 0.75
+    """Share of the stamps that seek a busy place."""
+    visible_difference: OpenFraction = 0.025
+    """Least change, as a share of the value range, from which a pixel counts as anomalous."""
+    shapes: ShapeWeights = ShapeWeights()
+    paints: PaintWeights = PaintWeights()
+
+    @model_validator(mode="after")
+    def _sizes_in_order(self) -> PseudoAnomalySection:
+        if self.smallest > self.largest:
+            raise ValueError(f"smallest ({self.smallest}) is larger than largest ({self.largest}); swap them")
+        return self
+
+
+class Candidate(Section):
+    """One pair to train; the best of all candidates on calibration data is kept."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    seed: int = 0
+    overrides: dict[str, Any] = {}
+    """Dotted keys of `model` and `train`, e.g. `{"train.learning_rate": 1e-3, "model.base_width": 32}`."""
+
+
+class TrainSection(Section):
+    """The training budget, optimiser and candidates."""
+
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    """Passes over the training patches (fractions allowed); the schedule counts images seen."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    betas: tuple[Fraction, Fraction] = (0.5, 0.999)
+    schedule: Literal["constant", "linear"] = "constant"
+    """`linear`: the rate rises over the first 2 % of the budget and falls to a twentieth over its last 70 %."""
+    weights: LossWeights = LossWeights()
+    objective: Literal["reconstruct", "restore"] = "reconstruct"
+    """`reconstruct`: the paper's, G copies normal patches. `restore`: G removes pseudo-anomalies (beyond the paper)."""
+    pseudo_anomalies: PseudoAnomalySection = PseudoAnomalySection()
+    generator_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of each batch that the generator works on; below 1, time goes to a pointing decoder that sees the patch
+    alone."""
+    horizontal_flip: bool = False
+    quarter_turns: bool = False
+    """Turns each training patch by 0 to 3 quarters, where the images have no fixed orientation."""
+    precision: Literal["32-true", "bf16-mixed", "auto"] = "auto"
+    """`auto`: bf16 where the device computes it in hardware, else 32-bit."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: Annotated[int, Field(ge=1)] = 1
+    """Processes, one per GPU (or per CPU share); each takes its part of every batch."""
+    log_every_images: Annotated[int, Field(ge=1)] = 1024
+    checkpoint_every_images: Annotated[int, Field(ge=1)] = 8192
+    candidates: tuple[Candidate, ...] = (Candidate(name="seed-0", seed=0),)
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> TrainSection:
+        names = [c.name for c in self.candidates]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"candidates need at least one entry and distinct names, got {names}")
+        return self
+
+
+class ScoreSection(Section):
+    """How patches are scored."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class ReductionSection(Section):
+    """How an image's score is made of its patch scores."""
+
+    name: Literal["max", "top_k_mean"] = "max"
+    k: Annotated[int, Field(ge=1)] = 3
+    """Patches averaged by `top_k_mean`."""
+
+
+class CalibrateSection(Section):
+    """From components to a score, and from scores to a threshold. Sees calibration data only."""
+
+    score: Literal["eq6", "map_peak"] = "eq6"
+    """`eq6`: A = eta A_G + (1 - eta) A_D, the paper's. `map_peak`: how anomalous the map is at its highest."""
+    eta: Fraction | Literal["fit"] = 0.9
+    """Weight of A_G in Eq. (6); `fit` chooses it by AUROC on calibration data, which must then hold anomalies."""
+    reduction: ReductionSection = ReductionSection()
+    target_recall: OpenFraction = 0.95
+    """Used when calibration holds anomalies."""
+    target_fpr: OpenFraction = 0.05
+    """Used when calibration holds normal images only."""
+    confidence: OpenFraction = 0.95
+    """Of the Clopper-Pearson intervals."""
+
+
+class EvaluateSection(Section):
+    """What is measured on the test split."""
+
+    protocol: Literal["strict", "paper"] = "strict"
+    """`paper` adds a column with the paper's own test-set scaling (Eq. (7)); nothing else uses test extremes."""
+    bootstrap_samples: Annotated[int, Field(ge=100)] = 1000
+    confidence: OpenFraction = 0.95
+    seed: int = 0
+    heat_maps: Annotated[int, Field(ge=1, le=50)] = 6
+    """Images shown in each group of the report (best, worst, missed)."""
+
+
+class RegisterSection(Section):
+    """Where the pair is registered."""
+
+    tracking_uri: str = "sqlite:///mlflow.db"
+    experiment: str = "vigil"
+    model_name: str = "vigil"
+
+
+class PromoteSection(Section):
+    """What a challenger must show to replace the champion."""
+
+    min_auroc_gain: float = 0.0
+    """The challenger's test AUROC must exceed the champion's by more than this."""
+    max_recall_drop: Annotated[float, Field(ge=0)] = 0.02
+    """The challenger's recall may be lower than the champion's by at most this."""
+    max_fpr: Fraction = 1.0
+    """The challenger's false-positive rate may be at most this."""
+
+
+class Params(Section):
+    """The whole params file."""
+
+    data: DataSection
+    # `validate` and `register` are the stages' names; the attributes differ because pydantic owns those words.
+    validation: ValidateSection = Field(default=ValidateSection(), alias="validate")
+    split: SplitSection = SplitSection()
+    patch: PatchSection = PatchSection()
+    model: ModelSection = ModelSection()
+    train: TrainSection = TrainSection()
+    score: ScoreSection = ScoreSection()
+    calibrate: CalibrateSection = CalibrateSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    registration: RegisterSection = Field(default=RegisterSection(), alias="register")
+    promote: PromoteSection = PromoteSection()
+
+    @model_validator(mode="after")
+    def _cross_rules(self) -> Params:
+        if self.patch.patch_size_px % 2**self.model.depth:
+            raise ValueError(
+                f"patch.patch_size_px ({self.patch.patch_size_px}) is not a multiple of 2**model.depth "
+                f"({2**self.model.depth}); lower model.depth"
+            )
+        for candidate in self.train.candidates:
+            model, train = candidate_sections(self.model, self.train, candidate)
+            if model.pointing and train.objective != "restore":
+                raise ValueError(
+                    f"candidate '{candidate.name}': model.pointing is on, but train.objective is '{train.objective}', "
+                    f"so that there is nothing to point at; set train.objective to 'restore'"
+                )
+            if train.generator_share < 1 and not (model.pointing and model.pointing_sees == "patch"):
+                raise ValueError(
+                    f"candidate '{candidate.name}': train.generator_share is {train.generator_share}, which needs "
+                    f"model.pointing on and model.pointing_sees 'patch'; set it to 1"
+                )
+        return self
+
+
+def candidate_sections(
+    model: ModelSection, train: TrainSection, candidate: Candidate
+) -> tuple[ModelSection, TrainSection]:
+    """The model and train sections of one candidate.
+
+    Raises:
+        ConfigError: An override names no key of `model` or `train`, or has a value that the key refuses.
+    """
+    sections = {"model": model.model_dump(), "train": train.model_dump(exclude={"candidates"})}
+    for dotted, value in candidate.overrides.items():
+        head, *path = dotted.split(".")
+        target: Any = sections.get(head)
+        for key in path[:-1]:
+            target = target.get(key) if isinstance(target, dict) else None
+        if not path or not isinstance(target, dict) or path[-1] not in target:
+            raise ConfigError(f"train.candidates.{candidate.name}.overrides: '{dotted}' is not a key of model or train")
+        target[path[-1]] = value
+    try:
+        return ModelSection.model_validate(sections["model"]), TrainSection.model_validate(sections["train"])
+    except ValidationError as error:
+        raise ConfigError(explain(error, f"train.candidates.{candidate.name}.overrides")) from error
+
+
+def explain(error: ValidationError, where: str) -> str:
+    """Every broken rule of a validation error on a line of its own: place, rule, value found."""
+    lines = [f"{where}: {error.error_count()} rule(s) broken:"]
+    for item in error.errors(include_url=False):
+        place = ".".join(str(part) for part in item["loc"]) or "(whole file)"
+        found = item.get("input")
+        shown = "" if isinstance(found, dict) else f", found {found!r}"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"  {place}: unknown key{shown}; check the spelling against the comments in params.yaml")
+        else:
+            lines.append(f"  {place}: {item['msg']}{shown}")
+    return "\n".join(lines)
+
+
+def parse_params(values: Any, where: str = "params") -> Params:
+    """The checked sections of an already parsed params file.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value breaks a rule; all of them are listed.
+    """
+    try:
+        return TypeAdapter(Params).validate_python(values)
+    except ValidationError as error:
+        raise ConfigError(explain(error, where)) from error
+
+
+def load_params(path: Path) -> Params:
+    """Reads and checks a params file (YAML 1.2, or JSON).
+
+    Raises:
+        ConfigError: The file is missing, does not parse, or breaks a rule.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text()
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: params file not found. Run from the project folder, or pass --params.") from error
+    if path.suffix == ".json":
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path}: not valid JSON: {error}") from error
+    else:
+        from ruamel.yaml import YAML
+        from ruamel.yaml.error import YAMLError
+
+        try:
+            values = YAML(typ="safe", pure=True).load(text)
+        except YAMLError as error:
+            raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    return parse_params(values, str(path))
