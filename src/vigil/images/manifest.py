@@ -1,0 +1,163 @@
+"""The manifest: one row per raw image with everything that can be known of it, and no judgement.
+
+A file that cannot be read, or whose annotation contradicts it, keeps its row and says why in `fault`.
+Memory: one image at a time, plus about 1 kB per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from vigil.config import DataSection
+from vigil.errors import DataError
+from vigil.files import digest_bytes
+from vigil.images.near_repeats import difference_hash, joined, near_pairs
+from vigil.images.readers import ImageRow, read_rows
+from vigil.images.source import decode_image, read_encoded, resolve_below
+from vigil.progress import track
+from vigil.records import ANOMALOUS, MANIFEST, Box
+
+MAX_DECODED_PIXELS = 100_000_000
+"""Larger images are not decoded (decompression bombs); their fault says so."""
+MASK_MODES = ("1", "L")
+# VOC counts from 1 and some tools from 0; a box that reaches over the edge by that much is clipped, not refused.
+_BOX_TOLERANCE_PX = 1
+_ROWS_PER_CHUNK = 10_000
+
+
+def build_manifest(data: DataSection, max_pixels: int = MAX_DECODED_PIXELS) -> pa.Table:
+    """The manifest of a raw data set (`records.MANIFEST`), sorted by `image_id`; every image is decoded completely.
+
+    Exact copies share a group, and in SIXray so do near-repeats among the positives (`near_repeats`), whatever the
+    reader says, so that no split can hold both. A group is named after its first image.
+
+    Args:
+        data: Where the data set lies, and how it is read.
+        max_pixels: Images and masks with more pixels are a fault, not decoded.
+
+    Raises:
+        DataError: The data set's layout is broken (see `read_rows`), or two images have the same id.
+    """
+    total = sum(1 for _ in read_rows(data))
+    chunks: list[pa.RecordBatch] = []
+    pending: list[dict[str, Any]] = []
+    hashes: dict[str, int] = {}
+    for row in track(read_rows(data), "manifest", total, "images"):
+        values, image = _examine(Path(data.root), row, max_pixels)
+        if image is not None and data.name == "sixray" and row.label == ANOMALOUS:
+            hashes[row.image_id] = difference_hash(image)
+        pending.append(values)
+        if len(pending) == _ROWS_PER_CHUNK:
+            chunks.append(pa.RecordBatch.from_pylist(pending, MANIFEST.schema))
+            pending.clear()
+    chunks.append(pa.RecordBatch.from_pylist(pending, MANIFEST.schema))
+    table = pa.Table.from_batches(chunks).sort_by("image_id")
+    return _with_joined_groups(table, hashes)
+
+
+def _examine(root: Path, row: ImageRow, max_pixels: int) -> tuple[dict[str, Any], Image.Image | None]:
+    """The manifest row of one image, and the image if it could be decoded."""
+    values: dict[str, Any] = {
+        "image_id": row.image_id,
+        "path": row.path,
+        "offset": row.offset,
+        "bytes": row.length,
+        "sha256": digest_bytes(b""),
+        "width": None,
+        "height": None,
+        "mode": None,
+        "label": row.label,
+        "kind": row.kind,
+        "group": row.group,
+        "official_split": row.official_split,
+        "mask_path": row.mask_path,
+        "boxes": [],
+        "fault": row.fault,
+    }
+    try:
+        content = read_encoded(root, row.path, row.offset, row.length)
+        values["sha256"] = digest_bytes(content)
+        image = decode_image(content, row.image_id, max_pixels=max_pixels)
+    except DataError as error:
+        values["fault"] = str(error)
+        return values, None
+    values.update(width=image.width, height=image.height, mode=image.mode)
+    try:
+        values["boxes"] = [box._asdict() for box in _checked_boxes(row, image.size)]
+        _check_mask(root, row, image.size, max_pixels)
+    except DataError as error:
+        values["fault"] = row.fault or str(error)
+    return values, image
+
+
+def _checked_boxes(row: ImageRow, size: tuple[int, int]) -> Iterator[Box]:
+    """The boxes of a row, clipped by at most a pixel.
+
+    Raises:
+        DataError: The annotation is of an image of another size, or a box is empty or lies outside.
+    """
+    width, height = size
+    if row.annotated_size is not None and row.annotated_size != size:
+        found = "x".join(map(str, row.annotated_size))
+        raise DataError(f"{row.image_id}: the annotation is for {found} pixels, the image has {width}x{height}")
+    for box in row.boxes:
+        kind, x0, y0, x1, y1 = box
+        if not (x0 < x1 and y0 < y1):
+            raise DataError(f"{row.image_id}: the box {kind} ({x0}, {y0})-({x1}, {y1}) is empty")
+        if min(x0, y0) < -_BOX_TOLERANCE_PX or x1 > width + _BOX_TOLERANCE_PX or y1 > height + _BOX_TOLERANCE_PX:
+            raise DataError(
+                f"{row.image_id}: the box {kind} ({x0}, {y0})-({x1}, {y1}) reaches outside the image ({width}x{height})"
+            )
+        yield Box(kind, max(x0, 0), max(y0, 0), min(x1, width), min(y1, height))
+
+
+def _check_mask(root: Path, row: ImageRow, size: tuple[int, int], max_pixels: int) -> None:
+    """Raises DataError if the row names a mask that is missing, unreadable, of another size, or empty."""
+    if row.mask_path is None:
+        return
+    path = resolve_below(root, row.mask_path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{row.image_id}: its mask {row.mask_path} is missing ({error.strerror})") from error
+    mask = decode_image(content, f"{row.image_id}: its mask {row.mask_path}", max_pixels=max_pixels)
+    if mask.size != size:
+        raise DataError(
+            f"{row.image_id}: its mask {row.mask_path} is {mask.width}x{mask.height}, the image {size[0]}x{size[1]}"
+        )
+    if mask.mode not in MASK_MODES:
+        raise DataError(
+            f"{row.image_id}: its mask {row.mask_path} has the mode {mask.mode}, expected one of "
+            f"{', '.join(MASK_MODES)}; save it as 8-bit grey, 0 where the image is normal"
+        )
+    if mask.getbbox() is None:
+        raise DataError(f"{row.image_id}: its mask {row.mask_path} is empty (all zero) although the image is anomalous")
+
+
+def _with_joined_groups(table: pa.Table, hashes: dict[str, int]) -> pa.Table:
+    """`table`, sorted by image_id, with one group for all images that the reader, their bytes or hashes connect."""
+    ids = table.column("image_id").to_pylist()
+    if repeated := [a for a, b in pairwise(ids) if a == b]:
+        raise DataError(f"image_id: {len(repeated)} ids occur more than once, first {repeated[0]}")
+    hashed = [position for position, image_id in enumerate(ids) if image_id in hashes]
+    values = np.array([hashes[ids[position]] for position in hashed], dtype=np.uint64)
+
+    def pairs() -> Iterator[tuple[int, int]]:
+        for column in ("group", "sha256"):
+            first: dict[str, int] = {}
+            unreadable = table.column("width").is_null().to_pylist()
+            for position, value in enumerate(table.column(column).to_pylist()):
+                if column == "group" or not unreadable[position]:
+                    yield first.setdefault(value, position), position
+        for i, j in near_pairs(values):
+            yield hashed[i], hashed[j]
+
+    groups = [ids[position] for position in joined(len(ids), pairs())]
+    return table.set_column(table.schema.get_field_index("group"), MANIFEST.schema.field("group"), pa.array(groups))
