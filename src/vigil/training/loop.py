@@ -1,0 +1,250 @@
+"""The training of one candidate: batch, discriminator, generator, count, record, save, stop.
+
+Legend: B batch, C channels, P patch size. Progress is counted in images seen, so that a changed batch size does not
+change what a budget means.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, multiprocessing
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from vigil.config import TrainSection
+from vigil.errors import TrainingDiverged, VigilError
+from vigil.images.dataset import BatchOrder, to_tensor
+from vigil.images.shards import PatchShards
+from vigil.networks.pair import Pair, PairSpec, build_pair
+from vigil.progress import Progress
+from vigil.seeding import numpy_generator
+from vigil.training.checkpoint import RunState, load_checkpoint, load_result, remove_leftovers, save_checkpoint
+from vigil.training.intervals import Clock, Reporter, add_step, finish_interval
+from vigil.training.plan import Plan, make_plan
+from vigil.training.pseudo_anomalies import colour_table, pseudo_anomalies
+from vigil.training.recorder import Recorder, StepRecord
+from vigil.training.steps import (
+    Corruption,
+    Players,
+    discriminator_step,
+    generator_step,
+    make_players,
+    set_learning_rate,
+)
+
+Report = Callable[[StepRecord], None]
+_COLOUR_SAMPLE = 256
+"""Patches from which the table of colours is made."""
+
+
+def train_candidate(
+    spec: PairSpec, train: TrainSection, seed: int, patches: PatchShards, work: Path, recorder: Recorder
+) -> Pair:
+    """A trained pair in evaluation mode on the CPU; a function of all arguments but `work` and `recorder` on a CPU.
+
+    A run that was stopped at any moment goes on from its last checkpoint and ends with the weights of an uninterrupted
+    one, bit for bit on a CPU. A run that is finished is read back. Checkpoints lie in a folder of `work` that is named
+    by the digest of all settings and of the data, so that another run never meets them.
+
+    Args:
+        spec: Of the pair.
+        train: Settings; candidates are left aside.
+        seed: Of weights, batch order and flips.
+        patches: Normal patches.
+        work: Folder for checkpoints.
+        recorder: Gets every interval of the run in order, those of earlier processes first.
+
+    Raises:
+        ConfigError: Settings that do not fit each other, the patches, or this machine.
+        CheckpointError: The checkpoint is damaged or of another run.
+        TrainingDiverged: A loss or a gradient norm is not finite.
+    """
+    plan = make_plan(spec, train, seed, patches, work)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(plan.folder)
+    pair = build_pair(spec, seed)
+    done = load_result(plan.folder, plan.run, pair) or RunState()
+    for row in done.rows:
+        recorder.record(row)
+    if done.images_seen < plan.total_images:
+        _launch(plan, patches, Reporter(plan, recorder, done.rows))
+        load_result(plan.folder, plan.run, pair)
+    return pair.eval()
+
+
+def _train(fabric: Fabric, plan: Plan, patches: PatchShards, report: Report) -> None:
+    """The loop, in each process; ends with a checkpoint at `plan.total_images`."""
+    train = plan.train
+    players = _players_on(fabric.device, plan)
+    state = load_checkpoint(plan.folder, plan.run, players) or RunState()
+    order = BatchOrder(len(patches), plan.seed)
+    colours = _colours(patches, plan.seed) if train.objective == "restore" else None
+    clock = Clock(state.images_seen)
+    progress = Progress("train", plan.total_images, "images", state.images_seen) if _shows_progress(fabric) else None
+
+    while state.images_seen < plan.total_images:
+        # Batch: a function of the seed and the images seen; each process takes its share.
+        rows = order.indices(state.images_seen, train.batch_size)
+        x, corruption = _batch(patches, rows, plan, state.images_seen, fabric, colours)
+        set_learning_rate(players, train, state.images_seen / plan.total_images)
+
+        # Discriminator and generator; each checks that its numbers are finite before it moves.
+        try:
+            with fabric.autocast():
+                played = math.ceil(train.generator_share * len(x))
+                reconstruction = players.pair.generator((x if corruption is None else corruption.patches)[:played])
+            d = discriminator_step(fabric, players, x, reconstruction, train.weights, corruption)
+            g = generator_step(fabric, players, x[:played], reconstruction, train.weights)
+        except TrainingDiverged as error:
+            raise TrainingDiverged(f"after {state.images_seen} of {plan.total_images} images: {error}") from error
+
+        # Count and record.
+        before = state.images_seen
+        state.images_seen += train.batch_size
+        add_step(state, d, g)
+        last = state.images_seen >= plan.total_images
+        if last or _crossed(before, state.images_seen, train.log_every_images):
+            row = finish_interval(state, clock, plan.total_images, fabric.device)
+            if fabric.global_rank == 0:
+                report(row)
+        if progress:
+            progress.advance(train.batch_size, f"D {d.loss:.3f}, G {g.loss:.3f}")
+
+        # Save.
+        if last or _crossed(before, state.images_seen, train.checkpoint_every_images):
+            if fabric.global_rank == 0:
+                save_checkpoint(plan.folder, plan.run, players, state)
+            fabric.barrier()
+    if progress:
+        progress.close()
+
+
+def _players_on(device: torch.device, plan: Plan) -> Players:
+    """A new pair on `device`, channels last, with its optimisers."""
+    pair = build_pair(plan.spec, plan.seed).to(device).train()
+    for network in (pair.generator, pair.discriminator):
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return make_players(pair, plan.train)
+
+
+def _batch(
+    patches: PatchShards,
+    rows: npt.NDArray[np.int64],
+    plan: Plan,
+    images_seen: int,
+    fabric: Fabric,
+    colours: npt.NDArray[np.float32] | None,
+) -> tuple[Tensor, Corruption | None]:
+    """This process's share of the batch, [B / devices, C, P, P] in [-1, 1] on the device, channels last.
+
+    With it, where the training patches' colours are given, the same patches with pseudo-anomalies.
+    """
+    share = slice(fabric.global_rank, None, fabric.world_size)
+    pixels = patches.read(rows[share])
+    if plan.train.horizontal_flip:
+        flipped = numpy_generator(plan.seed, "horizontal flip", images_seen).random(len(rows))[share] < 0.5
+        pixels[flipped] = pixels[flipped, :, ::-1]
+    if plan.train.quarter_turns:
+        quarters = numpy_generator(plan.seed, "quarter turns", images_seen).integers(4, size=len(rows))[share]
+        for count in (1, 2, 3):
+            pixels[quarters == count] = np.rot90(pixels[quarters == count], count, axes=(1, 2))
+    x = to_tensor(pixels, fabric.device).contiguous(memory_format=torch.channels_last)
+    if colours is None:
+        return x, None
+    donors = numpy_generator(plan.seed, "pseudo anomaly donors", images_seen).integers(len(patches), size=len(rows))
+    corrupted, anomalous = pseudo_anomalies(
+        pixels,
+        patches.read(donors[share]),
+        plan.train.pseudo_anomalies,
+        colours,
+        seed=plan.seed,
+        numbers=images_seen + np.arange(len(rows))[share],
+    )
+    inputs = to_tensor(corrupted, fabric.device).contiguous(memory_format=torch.channels_last)
+    return x, Corruption(inputs, torch.from_numpy(anomalous).to(fabric.device))
+
+
+def _colours(patches: PatchShards, seed: int) -> npt.NDArray[np.float32]:
+    """The colours that occur in the training patches, of a seeded sample of them."""
+    sample = numpy_generator(seed, "colour table").integers(len(patches), size=min(_COLOUR_SAMPLE, len(patches)))
+    return colour_table(patches.read(np.sort(sample)))
+
+
+def _crossed(before: int, now: int, every: int) -> bool:
+    return now // every > before // every
+
+
+def _shows_progress(fabric: Fabric) -> bool:
+    return fabric.global_rank == 0 and sys.stderr.isatty()
+
+
+# ---------------------------------------------------------------------------------------------------------- processes
+
+
+def _launch(plan: Plan, patches: PatchShards, reporter: Reporter) -> None:
+    """Runs the loop in this process, or in `train.devices` processes that report to this one."""
+    several = plan.train.devices > 1
+    fabric = Fabric(
+        accelerator=plan.accelerator,
+        devices=plan.train.devices,
+        strategy="ddp_spawn" if several else "auto",
+        precision=plan.precision,
+    )
+    if several:
+        _launch_processes(fabric, plan, patches, reporter)
+    else:
+        fabric.launch(partial(_train, plan=plan, patches=patches, report=reporter))
+
+
+def _launch_processes(fabric: Fabric, plan: Plan, patches: PatchShards, reporter: Reporter) -> None:
+    """One spawned process per device; rows and Vigil's own errors come back through a queue.
+
+    Gradients are averaged by `steps`, not by a wrapper around the networks: two players that take turns, one of them
+    standing still, break the assumptions of such wrappers.
+    """
+    queue = multiprocessing.get_context("spawn").Queue()
+    errors: list[VigilError] = []
+
+    def forward() -> None:
+        while (item := queue.get()) is not None:
+            if isinstance(item, VigilError):
+                errors.append(item)
+            else:
+                reporter(item)
+
+    listener = threading.Thread(target=forward, daemon=True)
+    listener.start()
+    try:
+        fabric.launch(partial(_train_reporting, plan=plan, patches=patches, queue=queue))
+    except ProcessRaisedException as error:
+        _close(queue, listener)
+        if errors:
+            raise errors[0] from error
+        raise
+    _close(queue, listener)
+
+
+def _close(queue: Any, listener: threading.Thread) -> None:
+    queue.put(None)
+    listener.join()
+
+
+def _train_reporting(fabric: Fabric, plan: Plan, patches: PatchShards, queue: Any) -> None:
+    """`_train` in a spawned process."""
+    try:
+        _train(fabric, plan, patches, queue.put)
+    except VigilError as error:
+        queue.put(error)
+        queue.close()
+        queue.join_thread()  # the message must be out before the launcher ends this process
+        raise
