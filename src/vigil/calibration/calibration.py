@@ -1,0 +1,244 @@
+"""The calibration record: everything that turns the components of patches into a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field, ValidationError, model_validator
+
+from vigil.calibration.normalisation import apply_scale, fit_scale, weighted_score
+from vigil.calibration.ranking import auroc
+from vigil.calibration.threshold import (
+    Rate,
+    Threshold,
+    conformal_threshold,
+    is_anomalous,
+    lower_bound,
+    recall_threshold,
+)
+from vigil.config import CalibrateSection, ReductionSection, Section, explain
+from vigil.errors import CalibrationError, DataError
+from vigil.files import write_json
+from vigil.records import ANOMALOUS, NORMAL
+from vigil.scoring.reduction import finite, image_scores, images_of
+
+Scores = NDArray[np.float64]
+
+ETA_GRID = tuple(round(0.05 * step, 2) for step in range(21))
+_USUAL_ETA = 0.9
+
+
+class Calibration(Section):
+    """A fitted calibration, as it lies in `models/calibration.json` and in the bundle."""
+
+    version: Literal[1] = 1
+    score: Literal["eq6", "map_peak"]
+    eta: float | None = Field(ge=0, le=1)
+    """Weight of A_G in Eq. (6); null where the score is `map_peak`."""
+    eta_fitted: bool
+    """True: eta was chosen by AUROC on the calibration images."""
+    reduction: ReductionSection
+    scale_min: float
+    """Lowest image score of calibration, min(V_A) of Eq. (7)."""
+    scale_max: float
+    threshold: float
+    """In score units; an image with a higher score is anomalous."""
+    method: Literal["recall", "fpr"]
+    """What the threshold promises: a recall (calibration held anomalies) or a false-positive rate."""
+    target: float
+    confidence: float
+    promise_kept: bool
+    """False: too few calibration images for the promise; `notes` say how many are needed."""
+    images_needed: int
+    """Calibration images (anomalous for `recall`, normal for `fpr`) that the promise needs at least."""
+    recall: Rate | None
+    """Of the calibration anomalies at the threshold; null where there are none."""
+    recall_lower_bound: float | None
+    """One-sided, at `confidence`; what may be promised of further anomalies of the same kinds."""
+    fpr: Rate
+    """Of the calibration normals at the threshold."""
+    n_normal: int
+    n_anomalous: int
+    notes: tuple[str, ...]
+    """What the threshold promises, and what it does not, in plain words."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Calibration:
+        if (self.score == "eq6") != (self.eta is not None):
+            raise ValueError("eta belongs to the score 'eq6' and to no other")
+        if self.scale_min >= self.scale_max:
+            raise ValueError(f"scale_min ({self.scale_min}) is not below scale_max ({self.scale_max})")
+        return self
+
+    def patch_scores(self, contextual: ArrayLike, latent: ArrayLike, map_peak: ArrayLike) -> Scores:
+        """The score of each patch, [N] float64: Eq. (6), or the peak of the anomaly map.
+
+        Raises:
+            ScoreNotFinite: A component is NaN or infinite.
+        """
+        return _patch_scores(self.eta, contextual, latent, map_peak)
+
+    def scale(self, scores: ArrayLike) -> Scores:
+        """Eq. (7) with the calibration's extremes: 0 and 1 are the lowest and the highest calibration image."""
+        return apply_scale(scores, self.scale_min, self.scale_max)
+
+    @property
+    def achieved(self) -> Rate:
+        """The rate that the threshold was fitted for, on calibration."""
+        return self.recall if self.method == "recall" and self.recall is not None else self.fpr
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Writes the record as JSON, aside then renamed; every float is kept to the last bit."""
+    write_json(path, calibration.model_dump(mode="json"))
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Reads a record that `write_calibration` wrote.
+
+    Raises:
+        DataError: The file is missing, not JSON, of another version, or breaks a rule.
+    """
+    try:
+        return Calibration.model_validate_json(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: file not found. Run `dvc repro` to rebuild it.") from error
+    except ValidationError as error:
+        raise DataError(f"{explain(error, str(path))}\nRun the calibrate stage again.") from error
+
+
+def fit_calibration(patches: pa.Table, section: CalibrateSection) -> Calibration:
+    """Fits eta (where asked), the scale and the threshold on the calibration images.
+
+    Where calibration holds anomalies, the threshold is the largest that promises `target_recall` at `confidence`
+    (see `recall_threshold`), and `fpr` says what that costs. Where it holds normal images only, the threshold is
+    conformal for `target_fpr` (see `conformal_threshold`). A promise that the number of images cannot carry is never
+    made silently: `promise_kept` is False and `notes` say how many images are needed.
+
+    Args:
+        patches: records.PATCH_SCORES of the calibration split; regions of interest are left out here.
+        section: What is asked for.
+
+    Raises:
+        CalibrationError: There is no normal image, eta is to be fitted without anomalies, or all scores are equal.
+        DataError: An image carries two labels.
+        ScoreNotFinite: A component is NaN or infinite.
+    """
+    images = images_of(patches)
+    normal, anomalous = images.labels == NORMAL, images.labels == ANOMALOUS
+    if not normal.any():
+        raise CalibrationError(
+            f"the calibration split holds no normal image ({anomalous.sum()} anomalous); raise "
+            f"split.calibration_fraction"
+        )
+
+    def scores_with(eta: float | None) -> Scores:
+        return image_scores(_patch_scores(eta, *images.components), images.patch_image, section.reduction)
+
+    eta, eta_fitted = _eta(section, images.labels, scores_with)
+    scores = scores_with(eta)
+    scale_min, scale_max = fit_scale(scores)
+    recall = bound = None
+    if anomalous.any():
+        threshold = recall_threshold(scores[anomalous], section.target_recall, section.confidence)
+        recall = Rate.of_decisions(is_anomalous(scores[anomalous], threshold.value), section.confidence)
+        bound = lower_bound(recall.count, recall.of, section.confidence)
+    else:
+        threshold = conformal_threshold(scores[normal], section.target_fpr)
+    fpr = Rate.of_decisions(is_anomalous(scores[normal], threshold.value), section.confidence)
+    notes = _fpr_notes(threshold, fpr, section) if recall is None else _recall_notes(threshold, recall, fpr, section)
+    if eta_fitted:
+        notes.append(
+            f"eta = {eta} has the highest AUROC of {len(ETA_GRID)} values on these same images, which makes the "
+            f"promise slightly optimistic."
+        )
+    return Calibration(
+        score=section.score,
+        eta=eta,
+        eta_fitted=eta_fitted,
+        reduction=section.reduction,
+        scale_min=scale_min,
+        scale_max=scale_max,
+        threshold=threshold.value,
+        method="fpr" if recall is None else "recall",
+        target=section.target_fpr if recall is None else section.target_recall,
+        confidence=section.confidence,
+        promise_kept=threshold.promise_kept,
+        images_needed=threshold.images_needed,
+        recall=recall,
+        recall_lower_bound=bound,
+        fpr=fpr,
+        n_normal=int(normal.sum()),
+        n_anomalous=int(anomalous.sum()),
+        notes=tuple(notes),
+    )
+
+
+def _patch_scores(eta: float | None, contextual: ArrayLike, latent: ArrayLike, map_peak: ArrayLike) -> Scores:
+    if eta is None:
+        return finite(np.asarray(map_peak, np.float64), "peak of the anomaly map")
+    return weighted_score(contextual, latent, eta)
+
+
+def _eta(
+    section: CalibrateSection, labels: NDArray[np.int64], scores_with: Callable[[float | None], Scores]
+) -> tuple[float | None, bool]:
+    """The weight of A_G and whether it was fitted; the best AUROC wins, of equals the one nearest to the usual 0.9."""
+    if section.score != "eq6":
+        return None, False
+    if section.eta != "fit":
+        return section.eta, False
+    if ANOMALOUS not in labels:
+        raise CalibrationError(
+            "calibrate.eta is 'fit', which needs anomalies in the calibration split, and it holds none; set "
+            "calibrate.eta to a number (the usual one is 0.9) or raise split.calibration_anomaly_fraction"
+        )
+    best = max(ETA_GRID, key=lambda eta: (auroc(labels, scores_with(eta)), -abs(eta - _USUAL_ETA)))
+    return best, True
+
+
+def _recall_notes(threshold: Threshold, recall: Rate, fpr: Rate, section: CalibrateSection) -> list[str]:
+    target, confidence = section.target_recall, section.confidence
+    bound = lower_bound(recall.count, recall.of, confidence)
+    cost = (
+        f"It costs {fpr.count} of {fpr.of} normal calibration images flagged (FPR {fpr.value:.3f}, {confidence:.0%} "
+        f"interval {fpr.low:.3f} to {fpr.high:.3f})."
+    )
+    if threshold.promise_kept:
+        return [
+            f"The threshold flags {recall.count} of {recall.of} anomalous calibration images. With {confidence:.0%} "
+            f"confidence it finds at least {target:.0%} of further anomalies of the same kinds (lower bound "
+            f"{bound:.3f}).",
+            cost,
+        ]
+    return [
+        f"NOT a promise: a recall of {target:.0%} with {confidence:.0%} confidence needs at least "
+        f"{threshold.images_needed} anomalous calibration images, and there are {recall.of}. The threshold flags "
+        f"{recall.count} of them, which supports a recall of {bound:.3f} only. Raise "
+        f"split.calibration_anomaly_fraction or add labelled anomalies.",
+        cost,
+    ]
+
+
+def _fpr_notes(threshold: Threshold, fpr: Rate, section: CalibrateSection) -> list[str]:
+    target = section.target_fpr
+    unknown = "The calibration split holds no anomalies, so nothing is promised about the recall."
+    if threshold.promise_kept:
+        return [
+            f"A further normal image is flagged with a probability of at most {target:.1%}, on average over "
+            f"calibration sets of {fpr.of} images; with this one the rate may be up to {fpr.high:.3f} (upper end of "
+            f"the {section.confidence:.0%} interval).",
+            unknown,
+        ]
+    return [
+        f"NOT a promise: a false-positive rate of {target:.1%} needs at least {threshold.images_needed} normal "
+        f"calibration images, and there are {fpr.of}. The threshold is the highest of their scores, which a further "
+        f"normal image exceeds with a probability of at most {1 / (fpr.of + 1):.1%}. Raise split.calibration_fraction "
+        f"or add normal images.",
+        unknown,
+    ]

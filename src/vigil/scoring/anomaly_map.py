@@ -1,0 +1,60 @@
+"""Where in a patch the anomaly is: a value per pixel, higher = more anomalous.
+
+Legend: B batch, C channels, P patch side in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from vigil.networks.pair import PairOutputs
+
+_WINDOW_PX = 11
+_PEAK_SHARE = 0.005
+
+
+def anomaly_map(x: Tensor, outputs: PairOutputs) -> Tensor:
+    """The smoothed map of each patch, [B, P, P] float32: what the pair points at, or the residual where it cannot.
+
+    Args:
+        x: The patches [B, C, P, P] in [-1, 1].
+        outputs: What the pair made of them.
+    """
+    pointing = outputs.pointing
+    return smooth(residual_map(x, outputs.reconstruction) if pointing is None else torch.sigmoid(pointing))
+
+
+def map_peak(maps: Tensor, outputs: PairOutputs) -> Tensor:
+    """How anomalous each patch is by its map, [B] float32.
+
+    Where the pair points: the mean of the 0.5 % of pixels that it is surest of. A smoothed maximum, which the residual
+    needs, would pass over thin objects.
+
+    Args:
+        maps: The smoothed maps [B, P, P].
+        outputs: What the pair made of the patches.
+    """
+    if outputs.pointing is None:
+        return maps.flatten(1).amax(dim=1)
+    pointed = torch.sigmoid(outputs.pointing).flatten(1)
+    return pointed.topk(math.ceil(_PEAK_SHARE * pointed.shape[1]), dim=1).values.mean(dim=1)
+
+
+def residual_map(x: Tensor, reconstruction: Tensor) -> Tensor:
+    """|x - x^| averaged over the channels, [B, C, P, P] -> [B, P, P], in [0, 2]."""
+    return (x - reconstruction).abs().mean(dim=1)
+
+
+def smoothing_window(patch_size_px: int) -> int:
+    """Side of the mean filter, odd: 11 px, and 5 px where patches of 32 px would be mostly window."""
+    return min(_WINDOW_PX, patch_size_px // 6 | 1)
+
+
+def smooth(maps: Tensor) -> Tensor:
+    """The mean over a window around each pixel, [B, P, P] -> [B, P, P]; the border is continued by reflection."""
+    window = smoothing_window(maps.shape[-1])
+    padded = torch.nn.functional.pad(maps[:, None], [window // 2] * 4, mode="reflect")
+    return torch.nn.functional.avg_pool2d(padded, window, stride=1)[:, 0]
