@@ -1,0 +1,1 @@
+"""What the calibrated pair reaches on the test split, with intervals and baselines; chooses nothing."""
