@@ -1,0 +1,1 @@
+"""From numbers to a version that serves: the bundle, its registration, promotion and report."""

@@ -1,0 +1,1 @@
+"""Screening images with a bundle; knows nothing of training or of MLflow."""
