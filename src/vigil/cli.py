@@ -1,0 +1,245 @@
+"""The command line. Parses, calls one function, prints; every heavy import waits until its command runs."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import importlib
+import inspect
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from vigil import __version__
+from vigil.errors import ConfigError, DataError, VigilError
+
+if TYPE_CHECKING:
+    from vigil.config import Params
+
+STAGES = (
+    "raw",
+    "manifest",
+    "validate",
+    "split",
+    "patch",
+    "train",
+    "score",
+    "calibrate",
+    "evaluate",
+    "bundle",
+    "register",
+    "report",
+)
+_SECTION_ATTRIBUTES = {"validate": "validation", "register": "registration"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends with ConfigError's exit code on a wrong option, since 2 means that a promotion was refused."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(ConfigError.exit_code, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code (see `vigil.errors`)."""
+    parser = _build_parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(message)s" if not options.verbose else "%(asctime)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    for chatty in ("mlflow", "alembic", "great_expectations", "matplotlib", "PIL", "lightning_fabric"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        return int(options.run(options) or 0)
+    except VigilError as error:
+        _say(f"{type(error).__name__}: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("Interrupted. Finished parts are kept; run the same command again to go on.")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="vigil", description="Learns what normal images look like and flags what does not belong.")
+    parser.add_argument("--version", action="version", version=f"vigil {__version__}")
+    parser.add_argument("--verbose", action="store_true", help="also show debug messages, with time and module")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="COMMAND")
+
+    stage = commands.add_parser("stage", help="run one stage of dvc.yaml on the files that are there")
+    stage.add_argument("name", choices=STAGES)
+    stage.add_argument("--params", type=Path, default=Path("params.yaml"))
+    stage.add_argument("--dry-run", action="store_true", help="print the stage's resolved settings and stop")
+    stage.set_defaults(run=_run_stage)
+
+    data = commands.add_parser("data", help="bring data sets in").add_subparsers(required=True, parser_class=_Parser)
+    importing = data.add_parser("import", help="copy a data set into data/raw/NAME and check every image")
+    importing.add_argument("name", choices=("cifar10", "mvtec", "sixray", "folder"))
+    importing.add_argument("--from", dest="source", type=Path, required=True, help="folder or archive to read")
+    importing.add_argument("--class", dest="category", help="MVTec AD: the category, e.g. bottle")
+    importing.add_argument("--root", type=Path, help="where to (default: data/raw/NAME)")
+    importing.add_argument("--link", action="store_true", help="hard-link instead of copying (same file system)")
+    importing.set_defaults(run=_import)
+
+    summary = commands.add_parser("summary", help="show the results of the last `dvc repro`")
+    summary.add_argument("--json", action="store_true")
+    summary.set_defaults(run=_summary)
+
+    screen = commands.add_parser("screen", help="screen images with the champion or with a bundle folder")
+    screen.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="images or folders of images")
+    screen.add_argument("--bundle", type=Path, help="a bundle folder (default: the registry's champion)")
+    screen.add_argument("--json", action="store_true", help="one JSON object per image, and nothing else")
+    screen.add_argument("--out", type=Path, help="folder for heat maps and results.jsonl")
+    screen.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    screen.add_argument("--params", type=Path, default=Path("params.yaml"))
+    screen.set_defaults(run=_screen)
+
+    for name, text in (
+        ("promote", "make the challenger the champion, if it is better"),
+        ("rollback", "make the previous champion the champion again"),
+        ("history", "show every promotion, refusal and rollback"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--params", type=Path, default=Path("params.yaml"))
+        command.set_defaults(run=globals()[f"_{name}"])
+        if name == "history":
+            command.add_argument("--json", action="store_true")
+        else:
+            command.add_argument("--who", default=_user(), help="kept in the history")
+            command.add_argument("--why", default="", help="kept in the history")
+        if name == "promote":
+            command.add_argument(
+                "--accept", action="store_true", help="overrule the rules (never a damaged bundle); needs --why"
+            )
+    return parser
+
+
+def _user() -> str:
+    """The name of who runs the command; a container may know the number alone."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def _load(path: Path) -> Params:
+    from vigil.config import load_params
+
+    return load_params(path)
+
+
+# ------------------------------------------------------------------------------------------------------------ pipeline
+
+
+def _run_stage(options: argparse.Namespace) -> None:
+    params = _load(options.params)
+    run = importlib.import_module(f"vigil.stages.{options.name}").run
+    sections = {
+        name: getattr(params, _SECTION_ATTRIBUTES.get(name, name)) for name in inspect.signature(run).parameters
+    }
+    if options.dry_run:
+        _show(json.dumps({name: section.model_dump(mode="json") for name, section in sections.items()}, indent=2))
+        return
+    run(**sections)
+
+
+def _import(options: argparse.Namespace) -> None:
+    from vigil.images.importing import import_data
+
+    root = options.root or Path("data/raw") / options.name
+    summary = import_data(options.name, options.source, root, options.category, options.link)
+    for warning in summary.warnings:
+        _say(f"warning: {warning}")
+    _show(summary.describe())
+
+
+def _summary(options: argparse.Namespace) -> None:
+    from vigil.stages.summary import read_summary
+
+    summary = read_summary()
+    _show(json.dumps(summary.as_json(), indent=2) if options.json else summary.as_text())
+
+
+# ------------------------------------------------------------------------------------------------- registry, screening
+
+
+def _promote(options: argparse.Namespace) -> None:
+    from vigil.delivery.promotion import promote
+
+    params = _load(options.params)
+    result = promote(params.registration, params.promote, who=options.who, why=options.why, accept=options.accept)
+    _show(result.describe())
+
+
+def _rollback(options: argparse.Namespace) -> None:
+    from vigil.delivery.promotion import rollback
+
+    _show(rollback(_load(options.params).registration, who=options.who, why=options.why).describe())
+
+
+def _history(options: argparse.Namespace) -> None:
+    from vigil.delivery.promotion import history
+
+    events = history(_load(options.params).registration)
+    if options.json:
+        _show(json.dumps([event.as_json() for event in events], indent=2))
+    else:
+        _show("\n".join(event.describe() for event in events) or "No promotion has been tried yet.")
+
+
+def _screen(options: argparse.Namespace) -> int:
+    from vigil.delivery.bundle import load_bundle
+    from vigil.serving.screening import screen
+
+    if options.bundle:
+        folder, origin = options.bundle, f"bundle {options.bundle}"
+    else:
+        from vigil.delivery.mlflow_registry import load_champion_bundle
+
+        folder = load_champion_bundle(_load(options.params).registration)
+        origin = "the champion"
+    bundle = load_bundle(folder)
+    if not options.json:
+        _say(f"Screening with {origin}, threshold {bundle.calibration.threshold:.6g}")
+
+    counts: dict[str, int] = {}
+    lines: list[str] = []
+    for result in screen(bundle, options.paths, device=options.device, heat_map_folder=options.out):
+        counts[result.verdict] = counts.get(result.verdict, 0) + 1
+        record: dict[str, Any] = result.as_json()
+        lines.append(json.dumps(record, sort_keys=True))
+        if options.json:
+            _show(lines[-1])
+        else:
+            score = "-" if result.score is None else f"{result.score:.6g}"
+            _show(f"{result.verdict:<10} {score:>12}  {result.path}{f'  ({result.reason})' if result.reason else ''}")
+    if not counts:
+        raise DataError(f"no images found below {', '.join(map(str, options.paths))}; expected image files or folders")
+    if options.out:
+        from vigil.files import write_text
+
+        write_text(options.out / "results.jsonl", "\n".join(lines) + "\n")
+    if not options.json:
+        _say(", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

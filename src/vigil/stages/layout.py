@@ -1,0 +1,30 @@
+"""Where each artefact lies, relative to the project folder. `dvc.yaml` names the same paths; a test compares them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MANIFEST = Path("data/manifest.parquet")
+ACCEPTED = Path("data/accepted.parquet")
+SPLITS = Path("data/splits.parquet")
+PATCHES = {split: Path("data/patches") / split for split in ("train", "calibration", "test")}
+SCORES = {split: Path("data/scores") / f"{split}.parquet" for split in ("calibration", "test")}
+MAPS = {split: Path("data/scores/maps") / split for split in ("calibration", "test")}
+
+PAIR = Path("models/pair")
+CALIBRATION = Path("models/calibration.json")
+BUNDLE = Path("models/bundle")
+REGISTERED = Path("models/registered.json")
+
+VALIDATION_REPORT = Path("reports/validation")
+PATCH_VALIDATION_REPORT = Path("reports/patch-validation")
+TRAIN_REPORT = Path("reports/train.json")
+LOSSES = Path("reports/losses.csv")
+EVALUATION = Path("reports/evaluation.json")
+TEST_IMAGES = Path("reports/test_images.csv")
+ROC = Path("reports/roc.csv")
+PLOTS = Path("reports/plots")
+REPORT = Path("reports/index.html")
+
+WORK = Path(".vigil/work")
+"""Scratch of stages that resume after a kill; not an artefact, and safe to delete."""

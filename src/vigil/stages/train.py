@@ -1,0 +1,143 @@
+"""train: every candidate, then the best pair on calibration patches; recorded in MLflow as it goes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from vigil.config import ModelSection, PatchSection, RegisterSection, TrainSection, candidate_sections
+from vigil.files import write_json, write_text
+from vigil.seeding import derive_seed
+from vigil.stages import layout
+from vigil.training.recorder import TIMINGS, MemoryRecorder, Recorder, StepRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vigil.networks.pair import Pair
+    from vigil.training.selection import CandidateScores
+
+_log = logging.getLogger(__name__)
+_BATCH = 64
+_ETA = 0.9
+"""Weight of A_G in Eq. (6) for the choice among candidates that do not point; the calibrate stage fits its own."""
+
+
+class _Both:
+    """Hands every interval to several recorders."""
+
+    def __init__(self, *recorders: Recorder) -> None:
+        self._recorders = recorders
+
+    def record(self, step: StepRecord) -> None:
+        for recorder in self._recorders:
+            recorder.record(step)
+
+
+def run(patch: PatchSection, model: ModelSection, train: TrainSection, register: RegisterSection) -> None:
+    """Trains the candidates one after the other and keeps the best; a killed run goes on where it was.
+
+    `register` says where MLflow is; it decides where the run is recorded and nothing of what comes out.
+    """
+    from vigil.delivery.mlflow_tracking import training_run
+    from vigil.images.shards import PatchShards
+    from vigil.networks.pair import PairSpec, save_pair
+    from vigil.training.loop import train_candidate
+    from vigil.training.selection import rank_candidates
+
+    shards = {split: PatchShards.open(layout.PATCHES[split]) for split in ("train", "calibration")}
+    digests = {split: part.digest for split, part in shards.items()}
+    settings = {section: values.model_dump(mode="json") for section, values in (("patch", patch), ("model", model))}
+    settings["train"] = train.model_dump(mode="json")
+    work = layout.WORK / "train"
+
+    results: dict[str, Any] = {}
+    scores: list[CandidateScores] = []
+    losses: dict[str, list[StepRecord]] = {}
+    grid = shards["calibration"].rows_of(source="grid")
+    index = shards["calibration"].index.take(grid)
+    image_ids, labels = index.column("image_id").to_pylist(), index.column("image_label").to_numpy()
+    with training_run(register, work, settings, digests) as tracked:
+        for candidate in train.candidates:
+            own_model, own_train = candidate_sections(model, train, candidate)
+            spec = PairSpec(channels=patch.channels, patch_size_px=patch.patch_size_px, model=own_model)
+            own = {"model": own_model.model_dump(mode="json"), "train": own_train.model_dump(mode="json")}
+            _log.info("candidate %s", candidate.name)
+            rows = MemoryRecorder()
+            with tracked.candidate(candidate.name, {**own, "seed": candidate.seed}) as recorder:
+                pair = train_candidate(
+                    spec, own_train, candidate.seed, shards["train"], work / candidate.name, _Both(rows, recorder)
+                )
+            patches = shards["calibration"].read(grid)
+            scores.append(_scores(candidate.name, pair, own_train, candidate.seed, patches, not labels.any()))
+            results[candidate.name] = (pair, {"seed": candidate.seed, **own})
+            losses[candidate.name] = rows.steps
+
+        selection = rank_candidates(scores, image_ids, labels)
+        pair, record = results[selection.chosen]
+        save_pair(layout.PAIR, pair, {"candidate": selection.chosen, **record, "data": digests})
+        write_text(layout.LOSSES, _losses_csv(losses))
+        images_seen = {name: steps[-1].images_seen for name, steps in losses.items()}
+        report = {
+            "selection": selection.to_record(),
+            "candidates": {name: entry for name, (_, entry) in results.items()},
+            "images_seen": images_seen,
+            "train_patches": len(shards["train"]),
+            "data": digests,
+            "final_losses": {name: _without_timings(steps[-1]) for name, steps in losses.items()},
+        }
+        write_json(layout.TRAIN_REPORT, report)
+        tracked.log_pair(layout.PAIR)
+        tracked.log(
+            metrics={f"selection.{n}": v for n, v in selection.values.items()}, tags={"chosen": selection.chosen}
+        )
+        tracked.log_files([layout.LOSSES, layout.TRAIN_REPORT])
+    shutil.rmtree(work)  # checkpoints; the pair is written, and DVC keeps it
+    _log.info("chosen: %s (%s)", selection.chosen, selection.reason)
+
+
+def _scores(
+    name: str, pair: Pair, train: TrainSection, seed: int, patches: NDArray[np.uint8], normal_only: bool
+) -> CandidateScores:
+    """What a candidate makes of the calibration patches and, where these are all normal and it points, of the same
+    patches with pseudo-anomalies."""
+    import numpy as np
+
+    from vigil.scoring.scorer import device_of, score_patches
+    from vigil.training.pseudo_anomalies import colour_table, pseudo_anomalies
+    from vigil.training.selection import CandidateScores
+
+    device = device_of(train.device)
+    found = score_patches(pair, patches, device=device, batch_size=_BATCH)
+    if not pair.spec.model.pointing:
+        return CandidateScores(name, _ETA * found.contextual + (1 - _ETA) * found.latent, found.contextual)
+    if not normal_only:
+        return CandidateScores(name, found.map_peak, found.contextual)
+    stamps = train.pseudo_anomalies.model_copy(update={"clean_fraction": 0.0})
+    donors = np.roll(patches, len(patches) // 2, axis=0)
+    numbers = np.arange(len(patches), dtype=np.int64)
+    own_seed = derive_seed(seed, "selection")
+    stamped, _ = pseudo_anomalies(patches, donors, stamps, colour_table(patches), seed=own_seed, numbers=numbers)
+    after = score_patches(pair, stamped, device=device, batch_size=_BATCH)
+    return CandidateScores(name, found.map_peak, found.contextual, after.map_peak)
+
+
+def _without_timings(step: StepRecord) -> Mapping[str, float]:
+    return {key: value for key, value in asdict(step).items() if key not in TIMINGS}
+
+
+def _losses_csv(losses: Mapping[str, list[StepRecord]]) -> str:
+    """One row per candidate and interval, without clock times, so that equal runs give equal bytes."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    header = [key for key in StepRecord.__dataclass_fields__ if key not in TIMINGS]
+    writer.writerow(["candidate", *header])
+    for name, steps in losses.items():
+        writer.writerows([name, *_without_timings(step).values()] for step in steps)
+    return text.getvalue()
