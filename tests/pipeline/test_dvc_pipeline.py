@@ -1,0 +1,148 @@
+"""The real pipeline through the real `dvc`: rebuild, rebuild nothing, experiments, push and pull, kills."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.project import commit, environment, kill_when, make_project, run
+from vigil.cli import STAGES
+from vigil.files import digest_file, files_below
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
+
+RESULTS = ("data", "models", "reports")
+
+
+def digests(project: Path) -> dict[str, str]:
+    """The digest of every artefact below data, models and reports."""
+    return {
+        path.relative_to(project).as_posix(): digest_file(path)
+        for top in RESULTS
+        for path in files_below(project / top)
+        if path.name != ".gitignore"
+    }
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project on which `dvc repro` has run to its end, committed."""
+    project = make_project(tmp_path_factory.mktemp("built") / "project")
+    output = run(project, "dvc", "repro")
+    for stage in STAGES:
+        assert f"Running stage '{stage}'" in output
+    commit(project, "results")
+    return project
+
+
+def test_repro_ends_with_a_registered_version_and_a_report(built: Path) -> None:
+    evaluation = json.loads((built / "reports/evaluation.json").read_text())
+    for figure in ("auroc", "recall", "fpr"):
+        assert evaluation[figure]["low"] <= evaluation[figure]["value"] <= evaluation[figure]["high"]
+    assert evaluation["trivial_baselines"]
+    assert json.loads((built / "models/registered.json").read_text())["version"] == 1
+    report = (built / "reports/index.html").read_text()
+    assert "<svg" in report
+    assert "data:image/png;base64," in report
+    assert "http://" not in report.replace("http://www.w3.org", "")
+
+
+def test_second_repro_runs_nothing_and_leaves_git_clean(built: Path) -> None:
+    before = digests(built)
+    output = run(built, "dvc", "repro")
+    assert "Running stage" not in output
+    assert "Data and pipelines are up to date." in output
+    assert run(built, "git", "status", "--porcelain") == ""
+    assert digests(built) == before
+
+
+def test_summary_says_what_came_out(built: Path) -> None:
+    summary = json.loads(run(built, "vigil", "summary", "--json"))
+    assert summary["version"] == 1
+    text = run(built, "vigil", "summary")
+    assert "AUROC" in text
+    assert "reports/index.html" in text
+
+
+def test_stage_reads_nothing_but_its_declared_inputs(built: Path, tmp_path: Path) -> None:
+    """Each stage runs in a folder that holds its declared dependencies alone, and makes the same bytes."""
+    from ruamel.yaml import YAML
+
+    stages = YAML(typ="safe", pure=True).load((built / "dvc.yaml").read_text())["stages"]
+    expected = digests(built)
+    compared = 0
+    for name in STAGES:
+        room = tmp_path / name
+        room.mkdir()
+        shutil.copy(built / "params.yaml", room / "params.yaml")
+        declared = [str(d).replace("${data.root}", "data/raw/digits") for d in stages[name]["deps"]]
+        for path in [d for d in declared if d.startswith(RESULTS)]:
+            (room / path).parent.mkdir(parents=True, exist_ok=True)
+            copy = shutil.copytree if (built / path).is_dir() else shutil.copy
+            copy(built / path, room / path)
+        inputs = digests(room)
+        if name == "report":  # hands a copy of the page to the registry, which is no file of the pipeline
+            run(room, "vigil", "stage", "register")
+        run(room, "vigil", "stage", name)
+        for path, digest in digests(room).items():
+            if path in inputs:
+                assert digest == inputs[path], f"stage {name} changed its input {path}"
+            else:
+                assert digest == expected[path], f"stage {name} made another {path} from its declared inputs alone"
+                compared += 1
+    assert compared == len(expected)
+
+
+def test_metrics_plots_and_experiments_work(built: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(built, project, symlinks=True)
+    output = run(project, "dvc", "exp", "run", "--set-param", "train.epochs=0.5", "--name", "half")
+    assert "Running stage 'train'" in output
+    assert "Running stage 'patch'" not in output
+    difference = json.loads(run(project, "dvc", "metrics", "diff", "--json", "HEAD"))
+    assert any("auroc" in key for figures in difference.values() for key in figures)
+    assert "half" in run(project, "dvc", "exp", "show", "--csv")
+    plots = run(project, "dvc", "plots", "diff", "HEAD", "--out", "plots")
+    assert (project / "plots" / "index.html").is_file(), plots
+
+
+def test_second_clone_pulls_and_runs_nothing(built: Path, tmp_path: Path) -> None:
+    remote, clone = tmp_path / "remote", tmp_path / "clone"
+    project = tmp_path / "project"
+    shutil.copytree(built, project, symlinks=True)
+    run(project, "dvc", "remote", "add", "--default", "store", str(remote))
+    commit(project, "remote")
+    run(project, "dvc", "push")
+    run(tmp_path, "git", "clone", "--quiet", str(project), str(clone))
+    run(clone, "dvc", "pull")
+    output = run(clone, "dvc", "repro")
+    assert "Running stage" not in output
+    assert digests(clone) == digests(built)
+
+
+@pytest.mark.parametrize(
+    ("stage", "sign"),
+    [
+        ("patch", "data/patches/train/bucket-*.json"),
+        ("train", ".vigil/work/train/a/*/checkpoint-*/checkpoint.json"),
+        ("score", "data/scores/maps/*/bucket-*.npy"),
+    ],
+)
+def test_killed_stage_ends_with_the_same_digests(built: Path, tmp_path: Path, stage: str, sign: str) -> None:
+    """SIGKILL to dvc and all its children in the middle of a stage, then `dvc repro`."""
+    project = make_project(tmp_path / "project")
+    for earlier in STAGES[: STAGES.index(stage)]:
+        run(project, "dvc", "repro", "--single-item", earlier)
+    kill_when(project, ["dvc", "repro", stage], lambda: any(project.glob(sign)))
+    finished = {"patch": "data/patches/test/index.parquet", "train": "models/pair/pair.json"}
+    assert not (project / finished.get(stage, "data/scores/test.parquet")).exists(), "the kill came too late"
+    output = run(project, "dvc", "repro")
+    assert f"Running stage '{stage}'" in output
+    assert digests(project) == digests(built)
+
+
+def test_environment_finds_this_python() -> None:
+    assert shutil.which("vigil", path=environment()["PATH"])

@@ -1,0 +1,139 @@
+"""Which challenger may become champion, and which champion a rollback goes back to."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from vigil.config import PromoteSection
+from vigil.delivery.bundle import EvaluationSummary
+from vigil.delivery.mlflow_registry import Version
+from vigil.delivery.promotion import (
+    EventName,
+    HistoryEvent,
+    Numbers,
+    PromotionResult,
+    _event,
+    champion_before,
+    objections,
+)
+from vigil.files import canonical_json
+
+
+def version(number: int, test: str = "t", **figures: float | None) -> Version:
+    report: dict[str, Any] = {"auroc": 0.9, "recall": 0.9, "fpr": 0.1, "threshold": 1.0}
+    return Version(number, f"digest-{number}", test, "run", EvaluationSummary.of(report | figures))
+
+
+CHAMPION = version(1)
+
+
+@pytest.mark.parametrize(
+    ("figures", "rules", "broken"),
+    [
+        ({"auroc": 0.91}, {}, []),
+        ({"auroc": 0.90}, {}, ["AUROC 0.9000 does not exceed champion v1's 0.9000"]),  # equal is not better
+        ({"auroc": 0.89}, {}, ["AUROC 0.8900"]),
+        ({"auroc": 0.92}, {"min_auroc_gain": 0.03}, ["more than promote.min_auroc_gain (0.03)"]),
+        ({"auroc": 0.89}, {"min_auroc_gain": -0.02}, []),
+        ({"auroc": 0.95, "recall": 0.885}, {}, []),
+        ({"auroc": 0.95, "recall": 0.87}, {}, ["recall 0.8700 is 0.0300 below champion v1's 0.9000"]),
+        ({"auroc": 0.95, "recall": 0.5}, {"max_recall_drop": 0.4}, []),
+        ({"auroc": 0.95, "fpr": 0.3}, {"max_fpr": 0.2}, ["false-positive rate is 0.3000; promote.max_fpr allows 0.2"]),
+        ({"auroc": 0.95, "fpr": None}, {"max_fpr": 0.2}, ["false-positive rate was not measured"]),
+        ({"auroc": 0.95, "fpr": None}, {}, []),
+        ({"auroc": None}, {}, ["AUROC was not measured"]),
+        ({"auroc": 0.8, "recall": 0.5, "fpr": 0.9}, {"max_fpr": 0.5}, ["false-positive", "AUROC", "recall"]),
+    ],
+)
+def test_every_broken_rule_is_named(
+    figures: dict[str, float | None], rules: dict[str, float], broken: list[str]
+) -> None:
+    found = objections(version(2, **figures), CHAMPION, PromoteSection(**rules))
+    assert len(found) == len(broken)
+    assert all(text in reason for text, reason in zip(broken, found, strict=True))
+
+
+def test_numbers_of_different_tests_are_not_compared() -> None:
+    (reason,) = objections(version(2, test="u", auroc=0.99), CHAMPION, PromoteSection())
+    assert "different test images" in reason
+    assert "dvc repro" in reason
+
+
+def test_without_a_champion_only_the_false_positive_rate_counts() -> None:
+    assert objections(version(1, auroc=0.1, recall=0.0), None, PromoteSection()) == []
+    assert len(objections(version(1, fpr=0.3), None, PromoteSection(max_fpr=0.2))) == 1
+
+
+def events(*moves: tuple[EventName, int | None, int]) -> list[HistoryEvent]:
+    numbers = Numbers(0.9, 0.9, 0.1)
+    return [
+        HistoryEvent(i, name, "2026-01-01T00:00:00+00:00", "ann", "why", before, to, numbers, None)
+        for i, (name, before, to) in enumerate(moves, 1)
+    ]
+
+
+FIRST = ("promoted", None, 1)
+SECOND = ("promoted", 1, 2)
+THIRD = ("promoted", 2, 3)
+BACK_TO_2 = ("rolled_back", 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("moves", "current", "expected"),
+    [
+        ((), 5, None),
+        ((FIRST,), 1, None),
+        ((FIRST, SECOND), 2, 1),
+        ((FIRST, SECOND, THIRD), 3, 2),
+        ((FIRST, SECOND, THIRD, BACK_TO_2), 2, 1),  # twice back is two promotions back, not forth
+        ((FIRST, SECOND, THIRD, BACK_TO_2, ("rolled_back", 2, 1)), 1, None),
+        ((FIRST, SECOND, THIRD, BACK_TO_2, ("promoted", 2, 4)), 4, 2),
+        ((FIRST, ("refused", 1, 2)), 1, None),
+        ((FIRST, ("refused", 1, 2), ("promoted", 1, 3)), 3, 1),
+        ((FIRST, ("promoting", 1, 2)), 2, 1),  # cut off after the alias moved
+        ((FIRST, ("promoting", 1, 2)), 1, None),  # cut off before
+        ((FIRST, ("promoting", 1, 2), ("promoted", 2, 3)), 3, 2),
+        ((FIRST, ("promoting", 1, 2), ("promoted", 1, 3)), 3, 1),
+        ((FIRST, SECOND, ("rolling_back", 2, 1)), 1, None),
+        ((FIRST, SECOND, ("rolling_back", 2, 1)), 2, 1),
+        ((FIRST, SECOND), 9, 2),  # moved by hand: back to the last recorded champion
+        ((("promoted", 7, 8),), 8, 7),  # promoted over a champion that was set by hand
+        ((FIRST, SECOND, ("promoted", 2, 1)), 1, 2),  # an old version promoted again
+    ],
+)
+def test_the_champion_before(moves: tuple[Any, ...], current: int, expected: int | None) -> None:
+    assert champion_before(events(*moves), current) == expected
+
+
+def test_an_event_survives_its_json_and_fits_into_a_tag() -> None:
+    long = "x" * 400
+    event = HistoryEvent(
+        12, "refused", "2026-01-01T00:00:00+00:00", long, long, 1, 2, Numbers(0.123456789012345678, None, 0.1),
+        Numbers(0.9, 0.9, 0.1), reasons=(long,) * 7,
+    )  # fmt: skip
+    text = canonical_json(event.as_json())
+    assert len(text) < 5000
+    assert _event(text) == event
+    assert json.loads(text)["challenger"]["recall"] is None
+
+
+def test_descriptions_say_who_what_and_why() -> None:
+    (event,) = events(("refused", 1, 2))
+    event = dataclasses.replace(event, reasons=("AUROC too low",))
+    assert event.describe().splitlines() == [
+        "2026-01-01T00:00:00+00:00  refused      v1 -> v2  ann: why  [AUROC 0.9000, recall 0.9000, FPR 0.1000]",
+        "    - AUROC too low",
+    ]
+    assert PromotionResult("vigil", 2, 2, False, None).describe() == (
+        "vigil v2 is the champion already; nothing to do."
+    )
+    moved = dataclasses.replace(event, event="promoted", from_version=None, reasons=())
+    assert (
+        PromotionResult("vigil", 2, None, True, moved)
+        .describe()
+        .startswith("vigil v2 is now the champion (there was none before).")
+    )

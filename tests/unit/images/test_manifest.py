@@ -1,0 +1,211 @@
+"""The manifest records what is, image by image: size, mode, hash, group, and the fault where there is one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vigil.config import DigitsData, FolderData, SixrayData
+from vigil.images.manifest import build_manifest
+from vigil.images.near_repeats import difference_hash, joined, near_pairs
+from vigil.images.raw import prepare_raw
+from vigil.records import MANIFEST
+
+
+def picture(seed: int, width: int = 48, height: int = 32) -> Image.Image:
+    """A smooth random picture, as the perceptual hash expects."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def save(path: Path, image: Image.Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def mask(width: int = 48, height: int = 32, mode: str = "L", filled: bool = True) -> Image.Image:
+    image = Image.new(mode, (width, height))
+    if filled:
+        image.putpixel((3, 4), 255 if mode in ("L", "1") else (255, 0, 0))
+    return image
+
+
+def folder(root: Path) -> dict[str, dict[str, Any]]:
+    table = build_manifest(FolderData(name="folder", root=str(root)))
+    MANIFEST.write(root.parent / "manifest.parquet", table)
+    assert table["image_id"].to_pylist() == sorted(table["image_id"].to_pylist())
+    return {row["image_id"]: row for row in table.to_pylist()}
+
+
+def test_a_row_says_what_the_file_holds(tmp_path: Path) -> None:
+    save(tmp_path / "root/normal/a.png", picture(1))
+    save(tmp_path / "root/normal/b.png", Image.new("I;16", (1, 1)))
+    row = folder(tmp_path / "root")["normal/a.png"]
+    content = (tmp_path / "root/normal/a.png").read_bytes()
+    assert row == {
+        "image_id": "normal/a.png",
+        "path": "normal/a.png",
+        "offset": None,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "width": 48,
+        "height": 32,
+        "mode": "RGB",
+        "label": 0,
+        "kind": "normal",
+        "group": "normal/a.png",
+        "official_split": None,
+        "mask_path": None,
+        "boxes": [],
+        "fault": None,
+    }
+    odd = folder(tmp_path / "root")["normal/b.png"]
+    assert (odd["width"], odd["height"], odd["mode"], odd["fault"]) == (1, 1, "I;16", None)
+
+
+def test_archives_are_read_in_place(tmp_path: Path) -> None:
+    data = DigitsData(name="digits", root=str(tmp_path / "digits"), held_class="0")
+    prepare_raw(data)
+    table = build_manifest(data)
+    assert table.num_rows == 1797
+    assert table["fault"].null_count == 1797
+    assert set(table["mode"].to_pylist()) == {"L"}
+    assert set(table["width"].to_pylist()) == {8}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (lambda p, m: p.write_bytes(p.read_bytes()[:300]), "anomalous/dent/a.png: the image is truncated"),
+        (lambda p, m: p.write_bytes(b""), "anomalous/dent/a.png: the file is empty"),
+        (lambda p, m: p.write_text("x,y"), "anomalous/dent/a.png: not an image in one of the formats"),
+        (lambda p, m: save(p, picture(1, 400, 300)), "400x300 pixels, more than the limit of 100000"),
+        (lambda p, m: m.unlink(), "its mask masks/dent/a.png is missing"),
+        (lambda p, m: save(m, mask(48, 31)), "its mask masks/dent/a.png is 48x31, the image 48x32"),
+        (lambda p, m: save(m, mask(filled=False)), r"its mask masks/dent/a.png is empty \(all zero\)"),
+        (lambda p, m: save(m, mask(mode="RGB")), "has the mode RGB, expected one of 1, L; save it as 8-bit grey"),
+        (
+            lambda p, m: m.write_bytes(m.read_bytes()[:60]),
+            "its mask masks/dent/a.png: .*(does not decode|not an image)",
+        ),
+    ],
+)
+def test_each_fault_is_named_and_never_raised(tmp_path: Path, spoil: Any, fault: str) -> None:
+    root = tmp_path / "root"
+    save(root / "normal/n.png", picture(0))
+    save(root / "anomalous/dent/a.png", picture(1))
+    save(root / "masks/dent/a.png", mask())
+    assert folder(root)["anomalous/dent/a.png"]["fault"] is None
+    spoil(root / "anomalous/dent/a.png", root / "masks/dent/a.png")
+    table = build_manifest(FolderData(name="folder", root=str(root)), max_pixels=100_000)
+    faults = dict(zip(table["image_id"].to_pylist(), table["fault"].to_pylist(), strict=True))
+    assert faults["normal/n.png"] is None
+    assert re.search(fault, faults["anomalous/dent/a.png"])
+
+
+def test_a_link_out_of_the_root_is_a_fault(tmp_path: Path) -> None:
+    save(tmp_path / "root/normal/a.png", picture(0))
+    save(tmp_path / "elsewhere.png", picture(1))
+    (tmp_path / "root/normal/b.png").symlink_to(tmp_path / "elsewhere.png")
+    (tmp_path / "root/normal/c.png").symlink_to(tmp_path / "nothing.png")
+    rows = folder(tmp_path / "root")
+    assert "leads out of the data folder" in rows["normal/b.png"]["fault"]
+    assert "leads out of the data folder" in rows["normal/c.png"]["fault"]
+
+
+def test_exact_copies_share_a_group_but_unreadable_files_do_not(tmp_path: Path) -> None:
+    for name in ("a", "c"):
+        save(tmp_path / f"root/normal/{name}.png", picture(1))
+    save(tmp_path / "root/normal/b.png", picture(2))
+    for name in ("x", "y"):
+        (tmp_path / f"root/normal/{name}.png").write_bytes(b"")
+    groups = {name[7]: row["group"][7] for name, row in folder(tmp_path / "root").items()}
+    assert groups == {"a": "a", "b": "b", "c": "a", "x": "x", "y": "y"}
+
+
+# ---------------------------------------------------------------------------------------------------------------- boxes
+
+
+def bag(root: Path, corners: tuple[float, float, float, float], size: tuple[int, int] = (48, 32)) -> dict[str, Any]:
+    save(root / "JPEGImages/P1.jpg", picture(1))
+    save(root / "JPEGImages/N1.jpg", picture(2))
+    (root / "Annotation").mkdir(exist_ok=True)
+    names = ("xmin", "ymin", "xmax", "ymax")
+    box = "".join(f"<{name}>{value}</{name}>" for name, value in zip(names, corners, strict=True))
+    (root / "Annotation/P1.xml").write_text(
+        f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size>"
+        f"<object><name>gun</name><bndbox>{box}</bndbox></object></annotation>"
+    )
+    rows = build_manifest(SixrayData(name="sixray", root=str(root))).to_pylist()
+    return next(row for row in rows if row["label"] == 1)
+
+
+def test_boxes_are_kept_and_clipped_by_the_pixel_that_conventions_differ_by(tmp_path: Path) -> None:
+    row = bag(tmp_path, (1.5, 2, 48.6, 33))
+    assert row["boxes"] == [{"kind": "gun", "x0": 1, "y0": 2, "x1": 48, "y1": 32}]
+    assert (row["fault"], row["kind"]) == (None, "gun")
+
+
+@pytest.mark.parametrize(
+    ("corners", "size", "fault"),
+    [
+        ((1, 2, 50, 20), (48, 32), r"the box gun \(1, 2\)-\(50, 20\) reaches outside the image \(48x32\)"),
+        ((-2, 2, 40, 20), (48, 32), "reaches outside the image"),
+        ((9, 2, 9, 20), (48, 32), r"the box gun \(9, 2\)-\(9, 20\) is empty"),
+        ((1, 2, 9, 20), (96, 64), "the annotation is for 96x64 pixels, the image has 48x32"),
+    ],
+)
+def test_a_box_that_cannot_be_is_a_fault(
+    tmp_path: Path, corners: tuple[float, float, float, float], size: tuple[int, int], fault: str
+) -> None:
+    row = bag(tmp_path, corners, size)
+    assert row["boxes"] == []
+    assert re.search(fault, row["fault"])
+
+
+# --------------------------------------------------------------------------------------------------------- near-repeats
+
+
+def test_near_repeats_of_a_positive_bag_share_a_group(tmp_path: Path) -> None:
+    bag_picture = picture(3, 240, 160)
+    save(tmp_path / "JPEGImages/P1.jpg", bag_picture)
+    save(tmp_path / "JPEGImages/P2.jpg", bag_picture.resize((237, 158)))
+    save(tmp_path / "JPEGImages/P3.jpg", picture(4, 240, 160))
+    save(tmp_path / "JPEGImages/N1.jpg", bag_picture.resize((236, 157)))
+    table = build_manifest(SixrayData(name="sixray", root=str(tmp_path)))
+    groups = dict(zip(table["image_id"].to_pylist(), table["group"].to_pylist(), strict=True))
+    assert {name[11:13]: group[11:13] for name, group in groups.items()} == {
+        "N1": "N1",
+        "P1": "P1",
+        "P2": "P1",
+        "P3": "P3",
+    }
+
+
+def test_the_hash_is_the_signs_of_brightness_steps() -> None:
+    rising = Image.fromarray(np.tile(np.arange(0, 180, 20, dtype=np.uint8), (8, 1)))
+    assert difference_hash(rising) == 2**64 - 1
+    assert difference_hash(rising.transpose(Image.Transpose.FLIP_LEFT_RIGHT)) == 0
+
+
+def test_near_pairs_equal_a_plain_count_of_bits() -> None:
+    random = np.random.default_rng(0)
+    centres = random.integers(0, 2**64, 40, dtype=np.uint64)
+    flips = np.array([sum({1 << int(b) for b in random.integers(0, 64, i % 10)}) for i in range(2200)], dtype=np.uint64)
+    hashes = np.repeat(centres, 55) ^ flips
+    values = hashes.tolist()
+    some = [(i, j) for i in range(0, 2200, 23) for j in range(i + 1, 2200)]
+    expected = {(i, j) for i, j in some if (values[i] ^ values[j]).bit_count() <= 6}
+    found = {(i, j) for i, j in near_pairs(hashes) if i % 23 == 0}
+    assert found == expected
+    assert len(expected) > 100
+
+
+def test_joined_names_each_chain_by_its_first_member() -> None:
+    assert joined(6, [(4, 1), (2, 4), (5, 5)]) == [0, 1, 1, 3, 1, 5]
