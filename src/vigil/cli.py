@@ -91,7 +91,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
     data = commands.add_parser("data", help="bring data sets in").add_subparsers(required=True, parser_class=_Parser)
     importing = data.add_parser("import", help="copy a data set into data/raw/NAME and check every image")
-    importing.add_argument("name", choices=("cifar10", "mvtec", "sixray", "folder"))
+    importing.add_argument("name", choices=("cifar10", "mvtec", "magnetic_tile", "sixray", "folder"))
     importing.add_argument("--from", dest="source", type=Path, required=True, help="folder or archive to read")
     importing.add_argument("--class", dest="category", help="MVTec AD: the category, e.g. bottle")
     importing.add_argument("--root", type=Path, help="where to (default: data/raw/NAME)")

@@ -72,6 +72,21 @@ class MvtecData(Section):
     category: str
 
 
+class MagneticTileData(Section):
+    """Magnetic tile surface defects (Huang et al., 2018), brought in by `vigil data import magnetic_tile`."""
+
+    name: Literal["magnetic_tile"]
+    root: str
+    empty_masks: tuple[str, ...] = (
+        "MT_Uneven/Imgs/exp3_num_45042.png",
+        "MT_Uneven/Imgs/exp4_num_124690.png",
+        "MT_Uneven/Imgs/exp4_num_352527.png",
+        "MT_Uneven/Imgs/exp4_num_45057.png",
+    )
+    """Masks of defective images that mark nothing: the exceptions to the rule that none does. Such an image counts as
+    anomalous, with no known place; one that is not listed, or that is listed and marks something, is a fault."""
+
+
 class FolderData(Section):
     """The user's own images: `normal/`, optional `anomalous/<kind>/`, optional `masks/<kind>/` with equal stems."""
 
@@ -87,7 +102,8 @@ class SixrayData(Section):
 
 
 DataSection = Annotated[
-    BaggageData | DigitsData | Cifar10Data | MvtecData | FolderData | SixrayData, Field(discriminator="name")
+    BaggageData | DigitsData | Cifar10Data | MvtecData | MagneticTileData | FolderData | SixrayData,
+    Field(discriminator="name"),
 ]
 
 # ------------------------------------------------------------------------------------------------------------- images

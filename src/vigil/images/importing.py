@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from vigil.config import FolderData
+from vigil.config import FolderData, MagneticTileData
 from vigil.errors import ConfigError, DataError
 from vigil.files import write_json, written_aside
 from vigil.images.importing_cifar10 import write_archives
 from vigil.images.manifest import MAX_DECODED_PIXELS
 from vigil.images.raw import IMPORT_RECEIPT
-from vigil.images.readers import ImageRow, cifar10, folder, mvtec, sixray
+from vigil.images.readers import ImageRow, cifar10, folder, magnetic_tile, mvtec, sixray
 from vigil.images.readers.rows import check_found, files_in, folders_in
 from vigil.images.source import open_image
 from vigil.progress import track
@@ -64,7 +64,7 @@ def import_data(
     have passed. `cifar10` becomes one uncompressed tar per split, so that DVC tracks few files.
 
     Args:
-        name: `cifar10`, `mvtec`, `sixray` or `folder`.
+        name: `cifar10`, `mvtec`, `magnetic_tile`, `sixray` or `folder`.
         source: A folder in the set's own layout. For `cifar10` also the official python archive or its unpacked
             folder, or a tar of an image-folder tree; for `mvtec` the category's folder or its parent.
         root: Where the raw data set goes.
@@ -89,12 +89,16 @@ def import_data(
             return _import_cifar10(source, root, held_class_or_category)
         case "mvtec":
             return _import_mvtec(source, root, held_class_or_category, link)
-        case "sixray" | "folder":
+        case "sixray" | "folder" | "magnetic_tile":
             if held_class_or_category is not None:
                 raise ConfigError(f"--class {held_class_or_category}: '{name}' has no categories to choose from")
-            return (_import_sixray if name == "sixray" else _import_folder)(source, root, link)
+            bring_in = {"sixray": _import_sixray, "folder": _import_folder, "magnetic_tile": _import_magnetic_tile}[
+                name
+            ]
+            return bring_in(source, root, link)
     raise ConfigError(
-        f"'{name}' cannot be imported; expected cifar10, mvtec, sixray or folder (baggage and digits come with Vigil)"
+        f"'{name}' cannot be imported; expected cifar10, mvtec, magnetic_tile, sixray or folder (baggage and digits "
+        f"come with Vigil)"
     )
 
 
@@ -127,6 +131,27 @@ def _import_mvtec(source: Path, root: Path, category: str | None, link: bool) ->
         _check_all_open(rows, new.parent)
         summary = ImportSummary("mvtec", str(root), _count(rows), masks=masks)
         _write_receipt(new, summary, category)
+    return summary
+
+
+def _import_magnetic_tile(source: Path, root: Path, link: bool) -> ImportSummary:
+    with _replacing(root) as new:
+        for name in folders_in(source, ""):
+            if name.startswith(magnetic_tile.PREFIX):
+                _place_tree(source, f"{name}/{magnetic_tile.IMAGES}", new, link)
+        data = MagneticTileData(name="magnetic_tile", root=str(new))
+        rows = list(magnetic_tile.read(data))
+        masks = {path for name in folders_in(new, "") for path, _ in files_in(new, name) if path.endswith(".png")}
+        wanted = {str(row.mask_path) for row in rows}
+        if wanted != masks:
+            odd = sorted(wanted ^ masks)[0]
+            raise DataError(f"{source}: {len(rows)} images but {len(masks)} masks; expected one for each, see {odd}")
+        _check_all_open(rows, new)
+        exceptions = sorted(masks & set(data.empty_masks))
+        warnings = [f"the mask of a defective image is empty, a known exception: {path}" for path in exceptions]
+        marks = sum(not row.empty_mask for row in rows)
+        summary = ImportSummary("magnetic_tile", str(root), _count(rows), masks=marks, warnings=tuple(warnings))
+        _write_receipt(new, summary)
     return summary
 
 

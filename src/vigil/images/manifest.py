@@ -22,7 +22,7 @@ from vigil.images.near_repeats import difference_hash, joined, near_pairs
 from vigil.images.readers import ImageRow, read_rows
 from vigil.images.source import decode_image, read_encoded, resolve_below
 from vigil.progress import track
-from vigil.records import ANOMALOUS, MANIFEST, Box
+from vigil.records import ANOMALOUS, MANIFEST, NORMAL, Box
 
 MAX_DECODED_PIXELS = 100_000_000
 """Larger images are not decoded (decompression bombs); their fault says so."""
@@ -77,7 +77,7 @@ def _examine(root: Path, row: ImageRow, max_pixels: int) -> tuple[dict[str, Any]
         "kind": row.kind,
         "group": row.group,
         "official_split": row.official_split,
-        "mask_path": row.mask_path,
+        "mask_path": None if row.empty_mask else row.mask_path,
         "boxes": [],
         "fault": row.fault,
     }
@@ -119,7 +119,7 @@ def _checked_boxes(row: ImageRow, size: tuple[int, int]) -> Iterator[Box]:
 
 
 def _check_mask(root: Path, row: ImageRow, size: tuple[int, int], max_pixels: int) -> None:
-    """Raises DataError if the row names a mask that is missing, unreadable, of another size, or empty."""
+    """Raises DataError if the row names a mask that is missing, unreadable, of another size, or wrongly (not) empty."""
     if row.mask_path is None:
         return
     path = resolve_below(root, row.mask_path)
@@ -137,7 +137,11 @@ def _check_mask(root: Path, row: ImageRow, size: tuple[int, int], max_pixels: in
             f"{row.image_id}: its mask {row.mask_path} has the mode {mask.mode}, expected one of "
             f"{', '.join(MASK_MODES)}; save it as 8-bit grey, 0 where the image is normal"
         )
-    if mask.getbbox() is None:
+    empty = mask.getbbox() is None
+    if row.empty_mask and not empty:
+        what = "the image is normal" if row.label == NORMAL else "data.empty_masks lists it as empty"
+        raise DataError(f"{row.image_id}: its mask {row.mask_path} marks something although {what}")
+    if empty and not row.empty_mask:
         raise DataError(f"{row.image_id}: its mask {row.mask_path} is empty (all zero) although the image is anomalous")
 
 

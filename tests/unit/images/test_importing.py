@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.real_data import REAL, needs
 from vigil.config import Cifar10Data, FolderData, MvtecData, SixrayData
 from vigil.errors import ConfigError, DataError
 from vigil.files import read_json
@@ -24,9 +25,6 @@ from vigil.images.manifest import build_manifest
 from vigil.images.raw import prepare_raw
 from vigil.images.readers import cifar10, read_rows
 from vigil.images.source import open_image
-
-REAL = Path(__file__).parents[4] / "shared" / "data"
-real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"the real data sets are not at {REAL}")
 
 
 def png(seed: int = 0, side: int = 32) -> bytes:
@@ -355,7 +353,9 @@ def test_nothing_of_somebody_else_is_replaced_and_nothing_is_copied_into_itself(
         import_data("folder", source, source / "raw")
     with pytest.raises(DataError, match="nowhere: not found; expected the folder or archive"):
         import_data("folder", tmp_path / "nowhere", tmp_path / "raw")
-    with pytest.raises(ConfigError, match="'digits' cannot be imported; expected cifar10, mvtec, sixray or folder"):
+    with pytest.raises(
+        ConfigError, match="'digits' cannot be imported; expected cifar10, mvtec, magnetic_tile, sixray or folder"
+    ):
         import_data("digits", source, tmp_path / "raw2")
 
 
@@ -373,7 +373,7 @@ def test_a_link_that_leads_out_of_the_source_is_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ real data
 
 
-@real_data
+@needs("mvtec/bottle")
 @pytest.mark.real_data
 def test_the_real_bottle_has_the_counts_of_its_readme(tmp_path: Path) -> None:
     summary = import_data("mvtec", REAL / "mvtec", tmp_path, "bottle")
@@ -384,7 +384,7 @@ def test_the_real_bottle_has_the_counts_of_its_readme(tmp_path: Path) -> None:
     assert (table.num_rows, table["fault"].null_count) == (292, 292)
 
 
-@real_data
+@needs("sixray")
 @pytest.mark.real_data
 def test_the_real_sixray_slice_has_the_counts_of_its_readme(tmp_path: Path) -> None:
     summary = import_data("sixray", REAL / "sixray", tmp_path / "raw")
@@ -395,7 +395,7 @@ def test_the_real_sixray_slice_has_the_counts_of_its_readme(tmp_path: Path) -> N
     assert len(set(table["group"].to_pylist())) < 300
 
 
-@real_data
+@needs("cifar10")
 @pytest.mark.real_data
 def test_the_real_cifar10_has_the_counts_of_its_readme() -> None:
     names = [name for name, _ in archives.read_tar(REAL / "cifar10/train.tar.xz")]

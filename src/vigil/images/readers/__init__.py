@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vigil.config import BaggageData, Cifar10Data, DataSection, DigitsData, FolderData, MvtecData, SixrayData
+from vigil.config import (
+    BaggageData,
+    Cifar10Data,
+    DataSection,
+    DigitsData,
+    FolderData,
+    MagneticTileData,
+    MvtecData,
+    SixrayData,
+)
 from vigil.errors import DataError
-from vigil.images.readers import cifar10, digits, folder, mvtec, sixray
+from vigil.images.readers import cifar10, digits, folder, magnetic_tile, mvtec, sixray
 from vigil.images.readers.rows import ImageRow
 
 __all__ = ["ImageRow", "read_rows"]
@@ -33,5 +42,7 @@ def read_rows(data: DataSection) -> Iterator[ImageRow]:
             return cifar10.read(data)
         case MvtecData():
             return mvtec.read(data)
+        case MagneticTileData():
+            return magnetic_tile.read(data)
         case FolderData():
             return folder.read(data)

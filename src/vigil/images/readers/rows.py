@@ -36,6 +36,8 @@ class ImageRow:
     official_split: str | None = None
     mask_path: str | None = None
     """Where the mask must be; the manifest checks that it is."""
+    empty_mask: bool = False
+    """Whether that mask must be empty (a normal image, or a listed exception); the manifest then names no mask."""
     boxes: tuple[Box, ...] = ()
     annotated_size: tuple[int, int] | None = None
     """Width and height of the image according to its annotation."""
