@@ -93,7 +93,13 @@ def _build_parser() -> argparse.ArgumentParser:
     importing = data.add_parser("import", help="copy a data set into data/raw/NAME and check every image")
     importing.add_argument("name", choices=("cifar10", "mvtec", "magnetic_tile", "sixray", "folder"))
     importing.add_argument("--from", dest="source", type=Path, required=True, help="folder or archive to read")
-    importing.add_argument("--class", dest="category", help="MVTec AD: the category, e.g. bottle")
+    importing.add_argument(
+        "--class", dest="categories", action="append", help="MVTec AD: a category, e.g. bottle; may come again"
+    )
+    importing.add_argument("--listing", type=Path, help="own folder: a CSV or Parquet file that names the images")
+    importing.add_argument(
+        "--quarantine", action="store_true", help="leave files out that do not open, and list them with reasons"
+    )
     importing.add_argument("--root", type=Path, help="where to (default: data/raw/NAME)")
     importing.add_argument("--link", action="store_true", help="hard-link instead of copying (same file system)")
     importing.set_defaults(run=_import)
@@ -164,7 +170,9 @@ def _import(options: argparse.Namespace) -> None:
     from vigil.images.importing import import_data
 
     root = options.root or Path("data/raw") / options.name
-    summary = import_data(options.name, options.source, root, options.category, options.link)
+    summary = import_data(
+        options.name, options.source, root, options.categories, options.link, options.quarantine, options.listing
+    )
     for warning in summary.warnings:
         _say(f"warning: {warning}")
     _show(summary.describe())

@@ -65,11 +65,22 @@ class Cifar10Data(HeldClassData):
 
 
 class MvtecData(Section):
-    """One category of MVTec AD, brought in by `vigil data import mvtec --from PATH --class CATEGORY`."""
+    """MVTec AD, brought in by `vigil data import mvtec --from PATH [--class CATEGORY ...]`."""
 
     name: Literal["mvtec"]
     root: str
-    category: str
+    category: str | tuple[str, ...]
+    """A category (`bottle`), several (`[bottle, tile]`), or `all` that are there. Where more than one may come, kinds
+    are named `<category>/<kind>`."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> MvtecData:
+        names = [self.category] if isinstance(self.category, str) else list(self.category)
+        if not names or len(set(names)) < len(names) or not all(names):
+            raise ValueError(f"category needs at least one name and no name twice, got {names}")
+        if "all" in names[1:] or (names[0] == "all" and not isinstance(self.category, str)):
+            raise ValueError("category 'all' stands alone: write `category: all`")
+        return self
 
 
 class MagneticTileData(Section):
@@ -88,10 +99,23 @@ class MagneticTileData(Section):
 
 
 class FolderData(Section):
-    """The user's own images: `normal/`, optional `anomalous/<kind>/`, optional `masks/<kind>/` with equal stems."""
+    """The user's own images: `normal/`, optional `anomalous/<kind>/`, optional `masks/<kind>/` with equal stems; or
+    files anywhere below the root, named in a listing."""
 
     name: Literal["folder"]
     root: str
+    listing: str | None = None
+    """A CSV or Parquet file below the root with the columns path, label, and if wanted kind, mask, group, split; then
+    it alone says which files are images and what they are."""
+
+
+class SubsetSection(Section):
+    """A random part of a data set, drawn by a hash of each image's name, so that no image need be opened for it."""
+
+    images: Annotated[int, Field(ge=1)]
+    """Negatives to draw. All positives stay: they are what is tested on."""
+    seed: int = 0
+    """Another seed draws another part of the same size (the paper's sets A, B, C)."""
 
 
 class SixrayData(Section):
@@ -99,6 +123,11 @@ class SixrayData(Section):
 
     name: Literal["sixray"]
     root: str
+    image_set: Literal[10, 100, 1000] | None = None
+    """SIXray10, SIXray100 or SIXray1000: the images that `ImageSet/<image_set>/{train,test}.csv` name, with their
+    official split; None takes every image in `JPEGImages/`, with no official split."""
+    subset: SubsetSection | None = None
+    """Draws some of these; None takes all."""
 
 
 DataSection = Annotated[

@@ -7,22 +7,23 @@ Memory: one image at a time, plus about 1 kB per row.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from vigil.config import DataSection
 from vigil.errors import DataError
 from vigil.files import digest_bytes
-from vigil.images.near_repeats import difference_hash, joined, near_pairs
+from vigil.images.near_repeats import WORDS, Groups, Hashes, Positions, near_pairs, perceptual_hash, views_of_one_bag
 from vigil.images.readers import ImageRow, read_rows
+from vigil.images.readers.sixray import bag_number
 from vigil.images.source import decode_image, read_encoded, resolve_below
 from vigil.progress import track
-from vigil.records import ANOMALOUS, MANIFEST, NORMAL, Box
+from vigil.records import MANIFEST, NORMAL, Box
 
 MAX_DECODED_PIXELS = 100_000_000
 """Larger images are not decoded (decompression bombs); their fault says so."""
@@ -35,8 +36,8 @@ _ROWS_PER_CHUNK = 10_000
 def build_manifest(data: DataSection, max_pixels: int = MAX_DECODED_PIXELS) -> pa.Table:
     """The manifest of a raw data set (`records.MANIFEST`), sorted by `image_id`; every image is decoded completely.
 
-    Exact copies share a group, and in SIXray so do near-repeats among the positives (`near_repeats`), whatever the
-    reader says, so that no split can hold both. A group is named after its first image.
+    Exact copies share a group, and in SIXray so do near-repeats and two views of one bag (`near_repeats`), whatever
+    the reader says, so that no split can hold both. A group is named after its first image.
 
     Args:
         data: Where the data set lies, and how it is read.
@@ -48,18 +49,22 @@ def build_manifest(data: DataSection, max_pixels: int = MAX_DECODED_PIXELS) -> p
     total = sum(1 for _ in read_rows(data))
     chunks: list[pa.RecordBatch] = []
     pending: list[dict[str, Any]] = []
-    hashes: dict[str, int] = {}
+    hashes = bytearray() if data.name == "sixray" else None  # one per row, zeros for an unreadable image
     for row in track(read_rows(data), "manifest", total, "images"):
         values, image = _examine(Path(data.root), row, max_pixels)
-        if image is not None and data.name == "sixray" and row.label == ANOMALOUS:
-            hashes[row.image_id] = difference_hash(image)
+        if hashes is not None:
+            hashes += perceptual_hash(image).tobytes() if image is not None else bytes(8 * WORDS)
         pending.append(values)
         if len(pending) == _ROWS_PER_CHUNK:
             chunks.append(pa.RecordBatch.from_pylist(pending, MANIFEST.schema))
             pending.clear()
     chunks.append(pa.RecordBatch.from_pylist(pending, MANIFEST.schema))
-    table = pa.Table.from_batches(chunks).sort_by("image_id")
-    return _with_joined_groups(table, hashes)
+    table = pa.Table.from_batches(chunks)
+    order = pc.sort_indices(table, sort_keys=[("image_id", "ascending")])
+    sorted_hashes = None
+    if hashes is not None:
+        sorted_hashes = np.frombuffer(bytes(hashes), dtype=np.uint64).reshape(-1, WORDS)[order.to_numpy()]
+    return _with_joined_groups(table.take(order), sorted_hashes)
 
 
 def _examine(root: Path, row: ImageRow, max_pixels: int) -> tuple[dict[str, Any], Image.Image | None]:
@@ -145,23 +150,36 @@ def _check_mask(root: Path, row: ImageRow, size: tuple[int, int], max_pixels: in
         raise DataError(f"{row.image_id}: its mask {row.mask_path} is empty (all zero) although the image is anomalous")
 
 
-def _with_joined_groups(table: pa.Table, hashes: dict[str, int]) -> pa.Table:
-    """`table`, sorted by image_id, with one group for all images that the reader, their bytes or hashes connect."""
-    ids = table.column("image_id").to_pylist()
-    if repeated := [a for a, b in pairwise(ids) if a == b]:
+def _with_joined_groups(table: pa.Table, hashes: Hashes | None) -> pa.Table:
+    """`table`, sorted by image_id, with one group for all images that the reader, their bytes or hashes connect.
+
+    `hashes` [N, 4], in the table's order, are SIXray's; None for other sets.
+    """
+    ids = table.column("image_id").combine_chunks()
+    repeated = pc.filter(ids[1:], pc.equal(ids[1:], ids[:-1])) if len(ids) else ids
+    if len(repeated):
         raise DataError(f"image_id: {len(repeated)} ids occur more than once, first {repeated[0]}")
-    hashed = [position for position, image_id in enumerate(ids) if image_id in hashes]
-    values = np.array([hashes[ids[position]] for position in hashed], dtype=np.uint64)
+    groups = Groups(len(ids))
+    readable = np.flatnonzero(table.column("width").is_valid().to_numpy())
+    for column, rows in (("group", np.arange(len(ids))), ("sha256", readable)):
+        codes = table.column(column).combine_chunks().take(pa.array(rows)).dictionary_encode().indices.to_numpy()
+        _, first = np.unique(codes, return_index=True)
+        groups.join(rows[first[codes]], rows)
+    if hashes is not None:
+        for one, other in near_pairs(hashes[readable]):
+            groups.join(readable[one], readable[other])
+        for one, other in _bag_views(table):
+            groups.join(one, other)
+    names = ids.take(pa.array(groups.firsts()))
+    return table.set_column(table.schema.get_field_index("group"), MANIFEST.schema.field("group"), names)
 
-    def pairs() -> Iterator[tuple[int, int]]:
-        for column in ("group", "sha256"):
-            first: dict[str, int] = {}
-            unreadable = table.column("width").is_null().to_pylist()
-            for position, value in enumerate(table.column(column).to_pylist()):
-                if column == "group" or not unreadable[position]:
-                    yield first.setdefault(value, position), position
-        for i, j in near_pairs(values):
-            yield hashed[i], hashed[j]
 
-    groups = [ids[position] for position in joined(len(ids), pairs())]
-    return table.set_column(table.schema.get_field_index("group"), MANIFEST.schema.field("group"), pa.array(groups))
+def _bag_views(table: pa.Table) -> Iterator[tuple[Positions, Positions]]:
+    """Rows that are two views of one bag by their names' numbers and their widths, for each letter (SIXray)."""
+    named = [bag_number(PurePosixPath(path).stem) for path in table.column("path").to_pylist()]
+    widths = table.column("width").fill_null(-1).to_numpy()
+    for letter in ("N", "P"):
+        numbers = np.array([bag[1] if bag and bag[0] == letter else -1 for bag in named], dtype=np.int64)
+        order = np.argsort(numbers, kind="stable")
+        one, other = views_of_one_bag(numbers[order], widths[order])
+        yield order[one], order[other]

@@ -1,53 +1,160 @@
-"""Groups of images that show the same thing: exact copies, and near-repeats by perceptual hash."""
+"""Groups of images that show the same thing: near-repeats by perceptual hash, and two views of one bag.
+
+Measured on 140 negatives and 160 positives of SIXray. The 9,693 pairs of negatives without neighbouring numbers, that
+is of different bags, differ in 120.7 +- 9.2 of the 256 bits, and none in fewer than 72: `MAX_DISTANCE` lies 6.2
+standard deviations below. Of 64 pairs of positives that show one suitcase to the eye, 32 are found directly and 46
+through the pictures between them. The 8x8 difference hash that was here before joined different bags from 5 bits on,
+and found 4 of the 64 below that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-MAX_DISTANCE = 6
-"""Bits of 64 in which the hashes of two pictures of one bag may differ."""
-_BLOCK = 1024
+from vigil.progress import track
+
+WORDS = 4
+"""64-bit words of a hash, of coarse to fine detail."""
+MAX_DISTANCE = 64
+"""Bits of 256 in which the hashes of two pictures of one bag may differ."""
+MAX_COARSE_DISTANCE = 8
+"""Bits of the first 64, those of the coarsest detail, in which they may differ."""
+_SIDE = 64
+_BLOCKS = 12  # of the first word; two words that differ in 8 bits agree in at least 4 of 12 blocks
+_PAIRS_AT_ONCE = 1 << 20
+_ALL_PAIRS_UP_TO = 4096
+
+Hashes = npt.NDArray[np.uint64]
+Positions = npt.NDArray[np.int64]
 
 
-def difference_hash(image: Image.Image) -> int:
-    """A 64-bit hash of the signs of horizontal brightness differences on an 8x8 grid (dHash).
+def _cosines() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The discrete cosine transform's rows in integers, and the (row, column) of the hash's coefficients."""
+    count = 64 * WORDS
+    down, across = np.mgrid[:_SIDE, :_SIDE]
+    order = np.lexsort((across.ravel(), (down + across).ravel()))[1 : count + 1]  # by frequency, without the mean
+    rows, columns = order // _SIDE, order % _SIDE
+    frequencies, places = np.mgrid[: max(rows.max(), columns.max()) + 1, :_SIDE]
+    transform = np.cos(np.pi * frequencies * (2 * places + 1) / (2 * _SIDE))
+    return np.rint(transform * 4096).astype(np.int64), rows.astype(np.int64), columns.astype(np.int64)
 
-    Rescaling, recompression and small shifts of brightness change few of its bits.
+
+_TRANSFORM, _ROWS, _COLUMNS = _cosines()
+
+
+def perceptual_hash(image: Image.Image) -> Hashes:
+    """The signs of the 256 lowest frequencies of an image, uint64 [4]; equal on every machine.
+
+    Of the discrete cosine transform of the grey image at 64x64, without its mean, from coarse to fine detail.
+    Rescaling, recompression, small shifts and small changes of the contents change few of its bits.
     """
-    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)  # [8, 9]
-    bits = grey[:, 1:] > grey[:, :-1]  # [8, 8]
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+    grey = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.int64)
+    # Integers, because the order in which floats are summed would decide the sign of what is nearly zero.
+    coefficients = _TRANSFORM @ grey @ _TRANSFORM.T  # [F, F]
+    return np.packbits(coefficients[_ROWS, _COLUMNS] > 0).view(">u8").astype(np.uint64)
 
 
-def near_pairs(hashes: npt.NDArray[np.uint64], max_distance: int = MAX_DISTANCE) -> Iterator[tuple[int, int]]:
-    """Every pair of positions `i < j` in `hashes` [N] that differ in at most `max_distance` bits.
+def distances(first: Hashes, second: Hashes) -> npt.NDArray[np.int64]:
+    """Bits in which hashes [..., 4] differ, [...]."""
+    found: npt.NDArray[np.int64] = np.bitwise_count(first ^ second).sum(axis=-1, dtype=np.int64)
+    return found
 
-    Takes N^2 / 2 comparisons in blocks of bounded memory: 0.2 s for the 8,929 positives of SIXray.
+
+def near_pairs(hashes: Hashes) -> Iterator[tuple[Positions, Positions]]:
+    """Every pair of positions in `hashes` [N, 4] that are near, in blocks; a pair may come more than once.
+
+    Near: at most `MAX_DISTANCE` bits differ, and of the first word at most `MAX_COARSE_DISTANCE`. Exact copies of a
+    hash come as pairs with the first one alone, and only that one is compared with others.
+
+    Without N^2 comparisons, and none is missed: two words that differ in 8 bits agree in at least 4 of 12 blocks, so
+    for each of the 495 choices of 4 blocks the words are sorted by them, and compared where they are equal (Manku et
+    al., 2007). Memory: some 100 bytes per hash, and blocks of bounded size.
     """
-    for start in range(0, len(hashes), _BLOCK):
-        block = hashes[start : start + _BLOCK]
-        distance = np.bitwise_count(block[:, None] ^ hashes[None, start:])  # [block, N - start]
-        first, second = np.nonzero(distance <= max_distance)
-        for i, j in zip(first.tolist(), second.tolist(), strict=True):
-            if i < j:
-                yield start + i, start + j
+    unique, first, inverse = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
+    copies = first[inverse.ravel()]
+    again = np.flatnonzero(copies != np.arange(len(hashes)))
+    yield copies[again], again
+
+    tables: Iterable[npt.NDArray[np.uint64]]
+    if len(unique) <= _ALL_PAIRS_UP_TO:
+        tables = [np.zeros(len(unique), dtype=np.uint64)]
+    else:
+        # Neighbouring frequencies go to different blocks: some of them have nearly always the same sign.
+        masks = [sum(1 << bit for bit in range(block, 64, _BLOCKS)) for block in range(_BLOCKS)]
+        chosen = list(combinations(masks, _BLOCKS - MAX_COARSE_DISTANCE))
+        tables = (unique[:, 0] & np.uint64(sum(c)) for c in track(chosen, "near-repeats", len(chosen), "tables"))
+    for keys in tables:
+        order = np.argsort(keys, kind="stable")
+        for i, j in _pairs_of_equal(keys[order]):
+            one, other = order[i], order[j]
+            coarse = np.bitwise_count(unique[one, 0] ^ unique[other, 0]) <= MAX_COARSE_DISTANCE
+            one, other = one[coarse], other[coarse]
+            near = distances(unique[one], unique[other]) <= MAX_DISTANCE
+            yield first[one[near]], first[other[near]]
 
 
-def joined(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """For each of `count` positions the smallest position that chains of pairs connect it with."""
-    parent = list(range(count))
+def _pairs_of_equal(keys: npt.NDArray[np.uint64]) -> Iterator[tuple[Positions, Positions]]:
+    """Every pair of places `i < j` in sorted `keys` with equal keys, in blocks of about `_PAIRS_AT_ONCE`."""
+    ends = np.searchsorted(keys, keys, side="right")
+    followers = ends - np.arange(len(keys)) - 1  # pairs in which a place comes first
+    total = np.concatenate([[0], np.cumsum(followers)])
+    start = 0
+    while start < len(keys):
+        stop = max(start + 1, int(np.searchsorted(total, total[start] + _PAIRS_AT_ONCE, side="right")) - 1)
+        counts = followers[start:stop]
+        if counts.any():
+            i = np.repeat(np.arange(start, stop), counts)
+            j = i + 1 + np.arange(len(i)) - np.repeat(total[start:stop] - total[start], counts)
+            yield i, j
+        start = stop
 
-    def root(position: int) -> int:
-        while parent[position] != position:
-            parent[position] = parent[parent[position]]
-            position = parent[position]
-        return position
 
-    for first, second in pairs:
-        a, b = root(first), root(second)
-        parent[max(a, b)] = min(a, b)
-    return [root(position) for position in range(count)]
+def views_of_one_bag(numbers: npt.NDArray[np.int64], widths: npt.NDArray[np.int64]) -> tuple[Positions, Positions]:
+    """Positions of images with consecutive numbers and equal widths: two views that the scanner took at once.
+
+    In the slice at hand 27 of 37 pairs of negatives with consecutive numbers have one width, of all other pairs 0.4 %.
+
+    Args:
+        numbers: Of the images' names, ascending; -1 where there is none.
+        widths: Raw pixels, -1 where unknown.
+    """
+    pairs = (numbers[:-1] >= 0) & (np.diff(numbers) == 1) & (widths[:-1] > 0) & (np.diff(widths) == 0)
+    first = np.flatnonzero(pairs)
+    return first, first + 1
+
+
+class Groups:
+    """Which of `count` positions chains of pairs connect."""
+
+    def __init__(self, count: int) -> None:
+        self._parent = np.arange(count)
+
+    def join(self, first: Positions, second: Positions) -> None:
+        """Connects `first[k]` with `second[k]` for every k."""
+        for start in range(0, len(first), _PAIRS_AT_ONCE):
+            a, b = (
+                self._roots(first[start : start + _PAIRS_AT_ONCE]),
+                self._roots(second[start : start + _PAIRS_AT_ONCE]),
+            )
+            while len(a):
+                # Of several partners the smallest wins; the others are joined in the next round.
+                np.minimum.at(self._parent, np.maximum(a, b), np.minimum(a, b))
+                a, b = self._roots(a), self._roots(b)
+                apart = a != b
+                a, b = a[apart], b[apart]
+
+    def firsts(self) -> Positions:
+        """For each position the smallest one that it is connected with."""
+        return self._roots(np.arange(len(self._parent)))
+
+    def _roots(self, positions: Positions) -> Positions:
+        found = self._parent[positions]
+        while not np.array_equal(found, above := self._parent[found]):
+            found = above
+        self._parent[positions] = found
+        return found

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vigil.config import BaggageData, DataSection, DigitsData
+from vigil.config import BaggageData, DataSection, DigitsData, MvtecData
 from vigil.errors import DataError
 from vigil.files import digest_file, digest_json, files_below, read_json, write_json, written_aside
 
@@ -54,22 +54,31 @@ def prepare_raw(data: DataSection) -> None:
         write_json(new / RAW_RECEIPT, receipt)
 
 
-def receipt_path(data: DataSection) -> Path:
-    """Where the import receipt of an imported set lies: per category for MVTec AD, else in the root."""
-    folder = Path(data.root) / data.category if data.name == "mvtec" else Path(data.root)
-    return folder / IMPORT_RECEIPT
+def receipt_paths(data: DataSection) -> list[Path]:
+    """Where the import receipts of an imported set lie: one per category for MVTec AD, else one in the root."""
+    root = Path(data.root)
+    if data.name != "mvtec":
+        return [root / IMPORT_RECEIPT]
+    if data.category == "all":
+        return sorted(root.glob(f"*/{IMPORT_RECEIPT}")) or [root / "CATEGORY" / IMPORT_RECEIPT]
+    return [root / name / IMPORT_RECEIPT for name in _categories(data)]
+
+
+def _categories(data: MvtecData) -> list[str]:
+    return [data.category] if isinstance(data.category, str) else list(data.category)
 
 
 def _check_imported(data: DataSection, root: Path) -> None:
-    option = f" --class {data.category}" if data.name == "mvtec" else ""
+    wanted = _categories(data) if data.name == "mvtec" and data.category != "all" else []
+    option = "".join(f" --class {name}" for name in wanted)
     advice = f"run `vigil data import {data.name} --from PATH{option} --root {root}`"
-    path = receipt_path(data)
-    if not path.is_file():
-        raise DataError(f"{path}: no import receipt, so the data set '{data.name}' is not there; {advice}")
-    receipt = read_json(path)
-    found = receipt.get("name") if isinstance(receipt, dict) else None
-    if found != data.name:
-        raise DataError(f"{path}: expected an import of '{data.name}', found '{found}'; {advice}")
+    for path in receipt_paths(data):
+        if not path.is_file():
+            raise DataError(f"{path}: no import receipt, so the data set '{data.name}' is not there; {advice}")
+        receipt = read_json(path)
+        found = receipt.get("name") if isinstance(receipt, dict) else None
+        if found != data.name:
+            raise DataError(f"{path}: expected an import of '{data.name}', found '{found}'; {advice}")
 
 
 def _not_of_the_raw(data: BaggageData | DigitsData) -> set[str]:

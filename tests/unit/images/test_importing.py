@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import pickle
 import tarfile
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.real_data import REAL, needs
+from vigil.cli import main
 from vigil.config import Cifar10Data, FolderData, MvtecData, SixrayData
 from vigil.errors import ConfigError, DataError
 from vigil.files import read_json
@@ -31,6 +31,12 @@ def png(seed: int = 0, side: int = 32) -> bytes:
     buffer = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def grey_png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (32, 32), 255).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -284,14 +290,40 @@ def test_mvtec_comes_from_the_category_or_its_parent_and_beside_others(tmp_path:
         prepare_raw(data)
         assert len(list(read_rows(data))) == 4
         assert not (root / category / "license.txt").exists()
-    with pytest.raises(
-        ConfigError, match=r"is not a category of MVTec AD; name one .* --class \(there are: tile, wood\)"
-    ):
-        import_data("mvtec", tmp_path / "sets", root)
-    with pytest.raises(DataError, match="cable: no folder train/good"):
+    with pytest.raises(DataError, match=r"cable: no folder train/good, .* \(there are: tile, wood\)"):
         import_data("mvtec", tmp_path / "sets", root, "cable")
+    with pytest.raises(DataError, match="holds no train/good and no folder with one"):
+        import_data("mvtec", tmp_path / "sets/tile/train", root)
+    with pytest.raises(ConfigError, match=r"--class wood: .*tile is one category itself; import from its parent"):
+        import_data("mvtec", tmp_path / "sets/tile", root, ["tile", "wood"])
     with pytest.raises(ConfigError, match="expected the name of a category"):
         import_data("mvtec", tmp_path / "sets", root, "../sets/tile")
+
+
+def test_mvtec_brings_all_categories_or_some_at_once_or_none(tmp_path: Path) -> None:
+    for name in ("cable", "tile", "wood"):
+        mvtec_tree(tmp_path / f"sets/{name}")
+    summary = import_data("mvtec", tmp_path / "sets", tmp_path / "all")
+    assert summary.counts == {
+        "test": {"cable/dent": 1, "normal": 3, "tile/dent": 1, "wood/dent": 1},
+        "train": {"normal": 6},
+    }
+    assert summary.masks == 3
+    prepare_raw(MvtecData(name="mvtec", root=str(tmp_path / "all"), category="all"))
+    assert import_data("mvtec", tmp_path / "sets", tmp_path / "two", ["wood", "cable"]).images == 8
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["cable", "wood"]
+    with pytest.raises(
+        DataError, match=r"tile/vigil-import.json: no import receipt.* --class cable --class tile --root"
+    ):
+        prepare_raw(MvtecData(name="mvtec", root=str(tmp_path / "two"), category=("cable", "tile")))
+
+    # The last one is damaged: the first ones are not replaced either.
+    write(tmp_path / "sets", "wood/test/dent/000.png", content=png()[:100])
+    write(tmp_path / "sets", "cable/train/good/002.png")
+    with pytest.raises(DataError, match=r"test/dent/000.png: the image is truncated"):
+        import_data("mvtec", tmp_path / "sets", tmp_path / "all")
+    assert not (tmp_path / "all/cable/train/good/002.png").exists()
+    assert sorted(p.name for p in (tmp_path / "all").iterdir()) == ["cable", "tile", "wood"]
 
 
 def test_a_defect_without_a_mask_stops_the_import(tmp_path: Path) -> None:
@@ -344,6 +376,112 @@ def test_images_that_do_not_open_are_listed_and_the_earlier_import_stays(tmp_pat
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "raw"]
 
 
+def quarantined(root: Path) -> dict[str, str]:
+    with (root / "vigil-quarantined.csv").open(newline="", encoding="utf-8") as file:
+        return {row["file"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def test_quarantine_brings_the_good_images_and_lists_the_bad_ones(tmp_path: Path) -> None:
+    source = write(tmp_path / "mine", "normal/a.png", "normal/b.png", "anomalous/dent/c.png", "anomalous/dent/d.png")
+    write(source, "masks/dent/c.png", content=grey_png())
+    write(source, "normal/cut.png", "anomalous/dent/e.png", content=png()[:500])
+    write(source, "masks/dent/e.png")
+    (source / "normal/out.png").symlink_to(write(tmp_path / "else", "b.png") / "b.png")
+    with pytest.raises(DataError, match=r"4 of 7 images do not open; .* with --quarantine:") as caught:
+        import_data("folder", source, tmp_path / "raw")
+    assert "normal/out.png: a symbolic link that leads out of" in str(caught.value)
+    assert not (tmp_path / "raw").exists()
+
+    summary = import_data("folder", source, tmp_path / "raw", quarantine=True)
+    assert (summary.counts, summary.quarantined) == ({"no official split": {"dent": 1, "normal": 2}}, 4)
+    assert "left out: 4 files, listed with reasons in vigil-quarantined.csv there" in summary.describe()
+    reasons = quarantined(tmp_path / "raw")
+    assert sorted(reasons) == ["anomalous/dent/d.png", "anomalous/dent/e.png", "normal/cut.png", "normal/out.png"]
+    assert reasons["anomalous/dent/d.png"] == "its mask masks/dent/d.png is missing"
+    assert reasons["normal/cut.png"].startswith("normal/cut.png: the image is truncated")
+    table = build_manifest(FolderData(name="folder", root=str(tmp_path / "raw")))
+    assert table["image_id"].to_pylist() == ["anomalous/dent/c.png", "normal/a.png", "normal/b.png"]
+    assert table["fault"].null_count == 3
+    assert not (tmp_path / "raw/masks/dent/e.png").exists()
+    assert read_json(tmp_path / "raw/vigil-import.json")["quarantined"] == 4
+
+
+def test_quarantine_writes_archives_without_the_bad_members(tmp_path: Path) -> None:
+    tree = write(tmp_path / "tree", "train/cat/0.png", "train/cat/2.png", "test/cat/0.png")
+    write(tree, "train/cat/1.png", content=b"no image")
+    summary = import_data("cifar10", tree, tmp_path / "raw", quarantine=True)
+    assert (summary.counts, summary.quarantined) == ({"test": {"cat": 1}, "train": {"cat": 2}}, 1)
+    assert list(quarantined(tmp_path / "raw")) == ["train.tar::cat/1.png"]
+    good = import_data("cifar10", write(tmp_path / "good", "train/cat/0.png", "train/cat/2.png"), tmp_path / "raw2")
+    assert good.images == 2
+    data = Cifar10Data(name="cifar10", root=str(tmp_path / "raw"), held_class="cat")
+    assert [row.image_id for row in read_rows(data)] == [
+        *("test.tar::cat/0.png", "train.tar::cat/0.png", "train.tar::cat/2.png")
+    ]
+    assert build_manifest(data)["fault"].null_count == 3
+    with pytest.raises(DataError, match="no images found; expected at least one image that opens"):
+        import_data(
+            "cifar10", write(tmp_path / "bad", "train/cat/0.png", content=b"x"), tmp_path / "x", None, False, True
+        )
+
+
+def test_the_command_says_what_it_left_out_and_ends_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = write(tmp_path / "sixray", "JPEGImage/n1.jpg", "JPEGImage/P1.jpg", "ImageSet/10/train.csv")
+    write(source, "JPEGImage/N2.jpg", content=b"")
+    command = ["data", "import", "sixray", "--from", str(source)]
+    assert main(command) == DataError.exit_code
+    assert "JPEGImages/N2.jpg: the file is empty" in capsys.readouterr().err
+    assert main([*command, "--quarantine"]) == 0
+    assert "left out: 1 files, listed with reasons in vigil-quarantined.csv there" in capsys.readouterr().out
+    assert (tmp_path / "data/raw/sixray/ImageSet/10/train.csv").is_file()
+    assert sorted(p.name for p in (tmp_path / "data/raw/sixray/JPEGImages").iterdir()) == ["P1.jpg", "n1.jpg"]
+
+
+LISTED = """path,label,kind,mask,group,split
+shots/a.png,normal,,,belt 1,train
+shots/b.png,0,,,belt 1,test
+shots/c.png,anomalous,dent,marks/c.png,,test
+"shots/d, left.png",1,,,,
+"""
+
+
+def test_a_listing_says_which_files_are_images(tmp_path: Path) -> None:
+    source = write(tmp_path / "mine", "shots/a.png", "shots/b.png", "shots/c.png", "shots/d, left.png", "shots/no.png")
+    write(source, "marks/c.png")
+    (source / "list.csv").write_text(LISTED)
+    summary = import_data("folder", source, tmp_path / "raw", listing=source / "list.csv")
+    assert (summary.images, summary.masks) == (4, 1)
+    assert summary.warnings == (
+        "the listing is listing.csv there now; set data.listing to 'listing.csv' in params.yaml",
+    )
+    assert not (tmp_path / "raw/shots/no.png").exists()
+    data = FolderData(name="folder", root=str(tmp_path / "raw"), listing="listing.csv")
+    prepare_raw(data)
+    assert [(r.image_id, r.label, r.kind, r.mask_path, r.group, r.official_split) for r in read_rows(data)] == [
+        ("shots/a.png", 0, "normal", None, "belt 1", "train"),
+        ("shots/b.png", 0, "normal", None, "belt 1", "test"),
+        ("shots/c.png", 1, "dent", "marks/c.png", "shots/c.png", "test"),
+        ("shots/d, left.png", 1, "anomaly", None, "shots/d, left.png", None),
+    ]
+    with pytest.raises(ConfigError, match="only the data set 'folder' has one"):
+        import_data("mvtec", source, tmp_path / "raw", listing=source / "list.csv")
+
+
+def test_quarantine_leaves_out_bad_rows_of_a_listing_too(tmp_path: Path) -> None:
+    source = write(tmp_path / "mine", "shots/a.png", "shots/b.png", "shots/c.png", "shots/d, left.png")
+    (source / "list.csv").write_text(LISTED + "shots/z.png,normal,,,,\n")
+    with pytest.raises(DataError, match=r"list.csv, line 4: mask is 'marks/c.png', and there is no such file"):
+        import_data("folder", source, tmp_path / "raw", listing=source / "list.csv")
+    summary = import_data("folder", source, tmp_path / "raw", listing=source / "list.csv", quarantine=True)
+    assert (summary.images, summary.quarantined) == (3, 2)
+    assert sorted(quarantined(tmp_path / "raw")) == ["list.csv, line 4", "list.csv, line 6"]
+    data = FolderData(name="folder", root=str(tmp_path / "raw"), listing="listing.csv")
+    assert len(list(read_rows(data))) == 3
+
+
 def test_nothing_of_somebody_else_is_replaced_and_nothing_is_copied_into_itself(tmp_path: Path) -> None:
     source = write(tmp_path / "mine", "normal/a.png")
     write(tmp_path / "raw", "precious.png")
@@ -368,35 +506,3 @@ def test_a_link_that_leads_out_of_the_source_is_refused(tmp_path: Path) -> None:
     (classes / "train/cat/b.png").symlink_to(tmp_path / "else/b.png")
     with pytest.raises(DataError, match=r"cat/b.png: a symbolic link that leads out of"):
         import_data("cifar10", classes, tmp_path / "raw")
-
-
-# ------------------------------------------------------------------------------------------------------------ real data
-
-
-@needs("mvtec/bottle")
-@pytest.mark.real_data
-def test_the_real_bottle_has_the_counts_of_its_readme(tmp_path: Path) -> None:
-    summary = import_data("mvtec", REAL / "mvtec", tmp_path, "bottle")
-    assert summary.counts["train"] == {"normal": 209}
-    assert summary.counts["test"]["normal"] == 20
-    assert (summary.images, summary.masks) == (209 + 20 + 63, 63)
-    table = build_manifest(MvtecData(name="mvtec", root=str(tmp_path), category="bottle"))
-    assert (table.num_rows, table["fault"].null_count) == (292, 292)
-
-
-@needs("sixray")
-@pytest.mark.real_data
-def test_the_real_sixray_slice_has_the_counts_of_its_readme(tmp_path: Path) -> None:
-    summary = import_data("sixray", REAL / "sixray", tmp_path / "raw")
-    assert summary.counts["no official split"]["normal"] == 140
-    assert (summary.images, summary.images_with_boxes) == (300, 20)
-    table = build_manifest(SixrayData(name="sixray", root=str(tmp_path / "raw")))
-    assert table["fault"].null_count == 300
-    assert len(set(table["group"].to_pylist())) < 300
-
-
-@needs("cifar10")
-@pytest.mark.real_data
-def test_the_real_cifar10_has_the_counts_of_its_readme() -> None:
-    names = [name for name, _ in archives.read_tar(REAL / "cifar10/train.tar.xz")]
-    assert Counter(name.parts[:-1] for name in names) == {("train", c): 5000 for c in cifar10.CLASSES}

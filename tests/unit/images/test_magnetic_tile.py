@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.real_data import REAL, needs
-from vigil.config import MagneticTileData, PatchSection, SplitSection, load_params
+from vigil.config import MagneticTileData
 from vigil.errors import DataError
 from vigil.images.importing import import_data
 from vigil.images.manifest import build_manifest
 from vigil.images.raw import prepare_raw
 from vigil.images.readers import ImageRow, read_rows
 from vigil.images.readers.magnetic_tile import tiles
-from vigil.images.shards import extract_split
-from vigil.images.splitting import split_images
-from vigil.images.validation import validate_manifest, validate_patch_index
 
 PRESET = Path(__file__).parents[3] / "presets" / "magnetic-tile.yaml"
 
@@ -137,36 +132,3 @@ def test_import_takes_the_images_alone_and_wants_a_mask_for_each(root: Path, tmp
         import_data("magnetic_tile", root, tmp_path / "raw")
     with pytest.raises(DataError, match=r"MT_Free/Imgs: no images found"):
         import_data("magnetic_tile", tmp_path / "raw/MT_Crack", tmp_path / "raw2")
-
-
-@needs("magnetic_tile")
-@pytest.mark.real_data
-def test_the_real_tiles_have_the_counts_of_their_readme_up_to_the_patches(tmp_path: Path) -> None:
-    params = load_params(PRESET)
-    assert isinstance(params.data, MagneticTileData)
-    summary = import_data("magnetic_tile", REAL / "magnetic_tile", tmp_path / "raw", link=False)
-    assert summary.counts["no official split"] == {
-        **{"blowhole": 115, "break": 85, "crack": 57, "fray": 32, "normal": 952, "uneven": 103}
-    }
-    assert (summary.masks, len(summary.warnings)) == (388, 4)
-    data = params.data.model_copy(update={"root": str(tmp_path / "raw")})
-    manifest = build_manifest(data)
-    assert (manifest.num_rows, manifest["fault"].null_count, manifest["mask_path"].null_count) == (1344, 1344, 956)
-
-    accepted = validate_manifest(manifest, params.validation, tmp_path / "raw", tmp_path / "report")
-    splits = split_images(accepted, params.split).to_pylist()
-    splits_of_group = defaultdict(set)
-    for row in splits:
-        splits_of_group[row["group"]].add(row["split"])
-    assert all(len(found) == 1 for found in splits_of_group.values())
-    assert sum(row["label"] for row in splits if row["split"] == "test") == 392
-
-    # A coarse grid keeps the test short; what the preset cuts is the same with more patches.
-    coarse = PatchSection(channels=1, shorter_side_px=32, patch_size_px=32, stride_px=32, buckets=2, workers=1)
-    table = split_images(accepted, SplitSection(official=False, max_train_images=40, max_test_images=60))
-    folders = {split: tmp_path / split for split in ("train", "calibration", "test")}
-    counts = [
-        extract_split(s, accepted, table, tmp_path / "raw", coarse, f).images_processed for s, f in folders.items()
-    ]
-    assert counts == [40, sum(row["split"] == "calibration" for row in table.to_pylist()), 120]
-    validate_patch_index(folders, coarse, tmp_path / "patch-report")

@@ -8,10 +8,21 @@ import re
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vigil.config import BaggageData, Cifar10Data, DataSection, DigitsData, FolderData, MvtecData, SixrayData
+from vigil.config import (
+    BaggageData,
+    Cifar10Data,
+    DataSection,
+    DigitsData,
+    FolderData,
+    MvtecData,
+    SixrayData,
+    SubsetSection,
+)
 from vigil.errors import DataError
 from vigil.images.readers import ImageRow, read_rows
 from vigil.records import Box
@@ -117,6 +128,13 @@ def test_mvtec_reads_one_category_with_masks_and_official_splits(tmp_path: Path)
     }
     with pytest.raises(DataError, match="the categories there are bottle, tile"):
         rows(MvtecData(name="mvtec", root=str(tmp_path), category="cable"))
+    (tmp_path / "notes").mkdir()
+    for category in ("all", ("tile", "bottle")):
+        several = rows(MvtecData(name="mvtec", root=str(tmp_path), category=category))
+        assert list(several) == ["bottle/train/good/000.png", *found]
+        assert [row.kind for row in several.values()] == ["normal", "tile/crack", "normal", "normal"]
+    with pytest.raises(DataError, match="cable/train/good not found"):
+        rows(MvtecData(name="mvtec", root=str(tmp_path), category=("tile", "cable")))
     save(tmp_path / "tile/train/crack/000.png")
     with pytest.raises(DataError, match=r"holds \['crack'\], but MVTec AD trains on 'good' alone"):
         rows(MvtecData(name="mvtec", root=str(tmp_path), category="tile"))
@@ -174,6 +192,96 @@ def test_links_to_folders_are_not_followed_and_a_warning_says_so(
     assert [r.getMessage().split(":")[0] for r in caplog.records] == ["normal/loop", "normal/more"]
 
 
+def test_a_bad_row_of_a_listing_is_named_with_its_line(tmp_path: Path) -> None:
+    for path in ("a.png", "b.png", "m.png"):
+        save(tmp_path / path)
+    (tmp_path / "out.png").symlink_to("/etc/hostname")
+    lines = [
+        "path,label,kind,mask,group,split",
+        "a.png,normal,,,,",
+        "b.png,odd,,,,",
+        "c.png,normal,,,,",
+        "../b.png,normal,,,,",
+        "/b.png,normal,,,,",
+        "out.png,normal,,,,",
+        "a.png,normal,,,,",
+        "b.png,normal,dent,,,",
+        "b.png,anomalous,normal,,,",
+        "b.png,normal,,m.png,,",
+        "b.png,anomalous,,n.png,,",
+        "b.png,normal,,,,validation",
+        "b.png,normal,,,,,",
+        "",
+        "b.png",
+    ]
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    data = FolderData(name="folder", root=str(tmp_path), listing="list.csv")
+    with pytest.raises(DataError, match=r"list.csv: 13 bad rows; correct or remove them:") as caught:
+        rows(data)
+    expected = {
+        3: "label is 'odd', expected normal",
+        4: "path is 'c.png', and there is no such file in",
+        5: "../b.png: leads out of the data folder",
+        6: "path is '/b.png', expected a plain path below the data folder",
+        7: "out.png: leads out of the data folder",
+        8: "a.png is listed twice",
+        9: "kind is 'dent' but label is 'normal'",
+        10: "kind is 'normal' but label is 'anomalous'",
+        11: "a normal image has the mask 'm.png'",
+        12: "mask is 'n.png', and there is no such file in",
+        13: "split is 'validation', expected train, test or nothing",
+        14: "more fields than columns",
+        16: "label is '', expected normal",
+    }
+    found = str(caught.value).splitlines()[1:]
+    assert len(found) == len(expected)
+    for line, (number, reason) in zip(found, expected.items(), strict=True):
+        assert line.startswith(f"  list.csv, line {number}: {reason}"), line
+
+
+def test_a_parquet_listing_reads_as_a_csv_does(tmp_path: Path) -> None:
+    save(tmp_path / "b.png")
+    save(tmp_path / "a.png")
+    table = pa.table({"Path": ["b.png", "a.png"], "label": [0, 1], "group": ["g", None], "split": [None, "test"]})
+    pq.write_table(table, tmp_path / "list.parquet")
+    found = rows(FolderData(name="folder", root=str(tmp_path), listing="list.parquet"))
+    assert [(r.image_id, r.label, r.kind, r.group, r.official_split) for r in found.values()] == [
+        ("a.png", 1, "anomaly", "a.png", "test"),
+        ("b.png", 0, "normal", "g", None),
+    ]
+    pq.write_table(table.set_column(1, "label", pa.array([True, True])), tmp_path / "list.parquet")
+    with pytest.raises(DataError, match="no images found; expected at least one row with the label normal"):
+        rows(FolderData(name="folder", root=str(tmp_path), listing="list.parquet"))
+    pq.write_table(table.set_column(0, "Path", pa.array(["b.png", "x.png"])), tmp_path / "list.parquet")
+    with pytest.raises(DataError, match=r"list.parquet, row 2: path is 'x.png', and there is no such file"):
+        rows(FolderData(name="folder", root=str(tmp_path), listing="list.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", b"file,label\n", "expected the columns path, label and if wanted kind, .*; found file, label"),
+        ("x.csv", b"path,label,colour\n", "found path, label, colour"),
+        ("x.csv", b"path,label,Path\n", "found path, label, Path"),
+        ("x.csv", b"", r"found \(none\)"),
+        ("x.csv", b"path,label\n\xff,normal\n", "not a readable CSV file"),
+        ("x.csv", b'path,label\n"a,normal\n', "not a readable CSV file .*, after line 1"),
+        ("x.parquet", b"no table", "not a readable Parquet file"),
+        ("../x.csv", b"path,label\n", "data.listing: '../x.csv' leads out of"),
+        ("", b"", "not a readable CSV file|listing not found"),
+        ("no.csv", None, "listing not found"),
+        ("no.parquet", None, "listing not found"),
+    ],
+)
+def test_a_listing_that_is_none_is_named(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    if content is not None and name:
+        (root / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        rows(FolderData(name="folder", root=str(root), listing=name))
+
+
 # --------------------------------------------------------------------------------------------------------------- SIXray
 
 
@@ -225,6 +333,66 @@ def test_a_damaged_annotation_is_a_fault_of_its_image(tmp_path: Path, text: str,
 def test_a_negative_with_a_threat_is_a_fault(tmp_path: Path) -> None:
     row = bags(tmp_path, N1=voc(("gun", "1", "1", "2", "2")))["N1"]
     assert row.fault == "named negative (N*), but its annotation or labels/labels.csv says gun"
+
+
+def write_image_set(root: Path, number: int = 10, **names: str) -> None:
+    for split, listed in names.items():
+        path = root / f"ImageSet/{number}/{split}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            "name,Gun,Knife\n" + "".join(f"{name},{-1},{1 if name[0] in 'Pp' else -1}\n" for name in listed.split())
+        )
+
+
+def test_the_official_split_names_the_images_and_letter_case_does_not_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("n1.JPG", "N2.jpg", "p1.jpg", "P2.jpg", "N3.jpg"):
+        save(tmp_path / "JPEGImages" / name.replace("JPG", "jpg"))
+    write_image_set(tmp_path, train="N1 P00002 P1", test="N2 p2 N9")
+    (tmp_path / "Annotation").mkdir()
+    (tmp_path / "Annotation/P1.xml").write_text(voc(("Gun", "1", "1", "9", "9")))
+    data = SixrayData(name="sixray", root=str(tmp_path), image_set=10)
+    with caplog.at_level(logging.WARNING):
+        found = rows(data)
+    assert {Path(k).stem: (r.label, r.kind, r.official_split) for k, r in found.items()} == {
+        "N2": (0, "normal", "test"),
+        "P2": (1, "knife", "test"),
+        "n1": (0, "normal", "train"),
+        "p1": (1, "gun", "train"),
+    }
+    assert "2 of the 6 images that ImageSet/10 names are not in JPEGImages/" in caplog.text
+    with pytest.raises(DataError, match=r"ImageSet/100/test.csv: not found, but data.image_set is 100"):
+        rows(data.model_copy(update={"image_set": 100}))
+    write_image_set(tmp_path, train="N1", test="n1")
+    with pytest.raises(DataError, match=r"train.csv: N1 is in test.csv as well"):
+        rows(data)
+    write_image_set(tmp_path, train="N1 N1", test="N2")
+    with pytest.raises(DataError, match=r"train.csv: line 3: N1: named twice"):
+        rows(data)
+
+
+def test_a_subset_is_drawn_by_name_and_seed_alone_and_opens_no_image(tmp_path: Path) -> None:
+    folder = tmp_path / "JPEGImages"
+    folder.mkdir()
+    for number in range(60):
+        (folder / f"N{number:07d}.jpg").write_bytes(b"not even an image")
+    (folder / "P00001.jpg").write_bytes(b"")
+
+    def drawn(images: int, seed: int = 0) -> set[str]:
+        subset = SubsetSection(images=images, seed=seed)
+        found = set(rows(SixrayData(name="sixray", root=str(tmp_path), subset=subset)))
+        assert "JPEGImages/P00001.jpg" in found
+        return found - {"JPEGImages/P00001.jpg"}
+
+    a, b = drawn(20), drawn(20, seed=1)
+    assert (len(a), len(b)) == (20, 20)
+    assert a != b
+    assert drawn(10) < a
+    (folder / "N0000060.jpg").write_bytes(b"")
+    assert len(drawn(20) - a) <= 1
+    with pytest.raises(DataError, match=r"data.subset.images: 62 negatives asked for, 61 are there"):
+        drawn(62)
 
 
 def test_a_name_that_says_neither_and_a_broken_csv_are_refused(tmp_path: Path) -> None:

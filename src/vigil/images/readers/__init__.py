@@ -35,7 +35,7 @@ def read_rows(data: DataSection) -> Iterator[ImageRow]:
         )
     match data:
         case BaggageData() | SixrayData():
-            return sixray.read(data.root)
+            return sixray.read(data)
         case DigitsData():
             return digits.read(data)
         case Cifar10Data():
