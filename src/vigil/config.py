@@ -249,6 +249,9 @@ class ModelSection(Section):
     """Channels of the pointing decoder at half resolution; each level below has twice as many."""
     pointing_sees: Literal["patch", "patch_and_restoration"] = "patch_and_restoration"
     """What the decoder reads: the patch x alone, or x, the restored x^ and |x - x^|."""
+    pointing_views: Literal[1, 2, 4, 8] = 1
+    """Views of a patch over which scoring averages the decoder's logits: 1 as it is; 2 and its mirror image; 4 the
+    quarter turns; 8 both. Training must show such views: `train.horizontal_flip`, `train.quarter_turns`."""
 
 
 class LossWeights(Section):
@@ -266,6 +269,8 @@ class ShapeWeights(Section):
 
     rods: Annotated[float, Field(ge=0)] = 0.5
     """One to five joined rods, some with rings or discs at the joints."""
+    tools: Annotated[float, Field(ge=0)] = 0.0
+    """Shafts with jaws, rings and bars, and pairs of crossed arms: what a hand could hold."""
     blobs: Annotated[float, Field(ge=0)] = 0.3
     """Wavy blobs, ellipses, boxes, polygons; some hollow."""
     cracks: Annotated[float, Field(ge=0)] = 0.1
@@ -310,6 +315,8 @@ class PseudoAnomalySection(Section):
 
     clean_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the patches that are left as they are."""
+    decoy_fraction: Fraction = 0.0
+    """Share of the patches into whose beam normal matter of another patch is laid, unmarked; for X-ray images."""
     most_stamps: Annotated[int, Field(ge=1, le=16)] = 3
     """A corrupted patch gets one to this many stamps."""
     smallest: Annotated[float, Field(gt=0, le=1)] = 0.05
@@ -441,6 +448,14 @@ class PromoteSection(Section):
     """The challenger's false-positive rate may be at most this."""
 
 
+_NEEDED_BY_VIEWS = {
+    1: (),
+    2: ("horizontal_flip",),
+    4: ("quarter_turns",),
+    8: ("horizontal_flip", "quarter_turns"),
+}
+
+
 class Params(Section):
     """The whole params file."""
 
@@ -471,6 +486,12 @@ class Params(Section):
                     f"candidate '{candidate.name}': model.pointing is on, but train.objective is '{train.objective}', "
                     f"so that there is nothing to point at; set train.objective to 'restore'"
                 )
+            for key in _NEEDED_BY_VIEWS[model.pointing_views]:
+                if model.pointing and not getattr(train, key):
+                    raise ValueError(
+                        f"candidate '{candidate.name}': model.pointing_views is {model.pointing_views}, but "
+                        f"train.{key} is off, so that the decoder never saw such views; set it to true"
+                    )
             if train.generator_share < 1 and not (model.pointing and model.pointing_sees == "patch"):
                 raise ValueError(
                     f"candidate '{candidate.name}': train.generator_share is {train.generator_share}, which needs "

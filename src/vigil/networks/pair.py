@@ -82,7 +82,7 @@ class PairOutputs(NamedTuple):
     features_reconstruction: Tensor
     """f(x^) [B, F, h, w] float32."""
     pointing: Tensor | None
-    """Logits [B, P, P] of the pointing decoder; None where the pair has none."""
+    """Logits [B, P, P] of the pointing decoder, averaged over its views; None where the pair has none."""
 
 
 def build_pair(spec: PairSpec, seed: int) -> Pair:
@@ -107,7 +107,7 @@ def pair_outputs(pair: Pair, x: Tensor) -> PairOutputs:
         reconstruction,
         pair.discriminator(x).features,
         pair.discriminator(reconstruction).features,
-        None if pointing is None else pointing(x, reconstruction),
+        None if pointing is None else pointing.averaged(x, reconstruction),
     )
 
 

@@ -15,6 +15,13 @@ from torch import Tensor, nn
 from vigil.config import ModelSection
 from vigil.networks.blocks import conv_block, convolution
 
+_VIEWS: dict[int, list[tuple[int, bool]]] = {
+    1: [(0, False)],
+    2: [(0, False), (0, True)],
+    4: [(turns, False) for turns in range(4)],
+    8: [(turns, mirrored) for turns in range(4) for mirrored in (False, True)],
+}
+"""Quarter turns, and whether mirrored, of each view."""
 _DEPTH = 4
 """Levels below half resolution; patches of 32 px end as one position."""
 
@@ -34,6 +41,7 @@ class PointingDecoder(nn.Module):
             model: What the decoder sees, its width and the bound on widths.
         """
         super().__init__()
+        self.views = model.pointing_views
         self.sees_restoration = model.pointing_sees == "patch_and_restoration"
         widths = [min(model.pointing_width * 2**level, model.max_width) for level in range(_DEPTH + 1)]
         channels_in = 4 * channels * (3 if self.sees_restoration else 1)
@@ -66,3 +74,30 @@ class PointingDecoder(nn.Module):
             features = nn.functional.interpolate(features, scale_factor=2, mode="nearest")
             features = block(torch.cat([level, features], dim=1))
         return nn.functional.pixel_shuffle(self.output(features).float(), 2)[:, 0]
+
+    def averaged(self, x: Tensor, restoration: Tensor | None) -> Tensor:
+        """The mean of the logits over the model's views of each patch: as it is, mirrored, turned; [B, P, P] float32.
+
+        Arguments as of `forward`. A patch's views run one after the other, so that memory is that of one.
+        """
+        logits = [
+            _turned_back(
+                self(
+                    _turned(x, turns, mirrored), None if restoration is None else _turned(restoration, turns, mirrored)
+                ),
+                turns,
+                mirrored,
+            )
+            for turns, mirrored in _VIEWS[self.views]
+        ]
+        return torch.stack(logits).mean(dim=0)
+
+
+def _turned(images: Tensor, turns: int, mirrored: bool) -> Tensor:
+    view = torch.rot90(images, turns, (-2, -1))
+    view = view.flip(-1) if mirrored else view
+    return view.contiguous(memory_format=torch.channels_last)
+
+
+def _turned_back(maps: Tensor, turns: int, mirrored: bool) -> Tensor:
+    return torch.rot90(maps.flip(-1) if mirrored else maps, -turns, (-2, -1))

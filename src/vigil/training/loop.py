@@ -31,7 +31,7 @@ from vigil.seeding import numpy_generator
 from vigil.training.checkpoint import RunState, load_checkpoint, load_result, remove_leftovers, save_checkpoint
 from vigil.training.intervals import Clock, Reporter, add_step, finish_interval
 from vigil.training.plan import Plan, make_plan
-from vigil.training.pseudo_anomalies import colour_table, pseudo_anomalies
+from vigil.training.pseudo_anomalies import colour_table, decoys, pseudo_anomalies
 from vigil.training.recorder import Recorder, StepRecord
 from vigil.training.steps import (
     Corruption,
@@ -158,18 +158,19 @@ def _batch(
         quarters = numpy_generator(plan.seed, "quarter turns", images_seen).integers(4, size=len(rows))[share]
         for count in (1, 2, 3):
             pixels[quarters == count] = np.rot90(pixels[quarters == count], count, axes=(1, 2))
+    section, numbers = plan.train.pseudo_anomalies, images_seen + np.arange(len(rows))[share]
+
+    def others(purpose: str) -> npt.NDArray[np.uint8]:
+        drawn = numpy_generator(plan.seed, purpose, images_seen).integers(len(patches), size=len(rows))
+        return patches.read(drawn[share])
+
+    if colours is not None and section.decoy_fraction:
+        pixels = decoys(pixels, others("decoy donors"), section, colours, seed=plan.seed, numbers=numbers)
     x = to_tensor(pixels, fabric.device).contiguous(memory_format=torch.channels_last)
     if colours is None:
         return x, None
-    donors = numpy_generator(plan.seed, "pseudo anomaly donors", images_seen).integers(len(patches), size=len(rows))
-    corrupted, anomalous = pseudo_anomalies(
-        pixels,
-        patches.read(donors[share]),
-        plan.train.pseudo_anomalies,
-        colours,
-        seed=plan.seed,
-        numbers=images_seen + np.arange(len(rows))[share],
-    )
+    donors = others("pseudo anomaly donors")
+    corrupted, anomalous = pseudo_anomalies(pixels, donors, section, colours, seed=plan.seed, numbers=numbers)
     inputs = to_tensor(corrupted, fabric.device).contiguous(memory_format=torch.channels_last)
     return x, Corruption(inputs, torch.from_numpy(anomalous).to(fabric.device))
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import reduce
 from typing import Final
 
 import numpy as np
@@ -30,6 +31,13 @@ _BLOCK: Final = 8
 _PLACES: Final = 5
 """Places among which a stamp that looks for structure takes the busiest."""
 _SMALLEST_DEPTH: Final = 1e-3
+_BOWED: Final = 1 / 3
+"""How often a rod is bowed."""
+_DECOY_DENSITY: Final = 0.3
+"""Least density (-log lightness) beyond the surroundings that is laid in as a decoy: metal, in scans of bags."""
+_DECOY_BORDER_PX: Final = 6.0
+_GROUND_RANK: Final = 8
+"""Of 25 blocks in order of density: the one taken for the ground that objects lie on."""
 _CRISPEST_PX: Final = 0.7
 """Width of the narrowest borders."""
 
@@ -68,6 +76,63 @@ def pseudo_anomalies(
     return corrupted, masks
 
 
+def decoys(
+    patches: npt.NDArray[np.uint8],
+    donors: npt.NDArray[np.uint8],
+    section: PseudoAnomalySection,
+    colours: Array,
+    *,
+    seed: int,
+    numbers: npt.NDArray[np.int64],
+) -> npt.NDArray[np.uint8]:
+    """Patches into whose beam matter of other normal patches was laid; what comes out counts as normal.
+
+    Without them, that something was laid in at all gives a pseudo-anomaly away; with them, its shape must.
+
+    Args:
+        patches: Normal patches [B, P, P, C].
+        donors: Other normal patches [B, P, P, C], whose matter is laid in.
+        section: `decoy_fraction` says how many patches get some.
+        colours: The `colour_table` of the training patches.
+        seed: Of the run.
+        numbers: [B], the position of each patch in the run (images seen).
+
+    Returns:
+        The patches [B, P, P, C].
+    """
+    result = patches.copy()
+    for i, number in enumerate(numbers):
+        rng = numpy_generator(seed, "decoys", int(number))
+        if rng.random() < section.decoy_fraction:
+            mixed = _with_decoy(_unit(patches[i]), _unit(donors[i]), colours, rng)
+            result[i] = np.rint(np.clip(mixed, 0, 1) * 255).astype(np.uint8)
+    return result
+
+
+def _with_decoy(image: Array, donor: Array, colours: Array, rng: Rng) -> Array:
+    """The image behind what a round window of the donor, turned and moved, holds beyond its surroundings."""
+    side = len(image)
+    donor = np.roll(np.rot90(donor, int(rng.integers(4))), rng.integers(side, size=2), axis=(0, 1))
+    hue, light, _ = _hue_light_chroma(donor)
+    density = -np.log(np.clip(light, 0.02, 1))
+    beyond = density - _surroundings(density)
+    y, x = (np.arange(side, dtype=np.float32) - np.float32(at) for at in rng.integers(side, size=2))
+    radius = np.float32(side * rng.uniform(0.2, 0.6))
+    window = np.clip((radius - np.sqrt(x * x + (y * y)[:, None])) / _DECOY_BORDER_PX, 0, 1)
+    laid_in = np.where(beyond > _DECOY_DENSITY, beyond, 0) * window * np.float32(rng.uniform(0.7, 1.3))
+    power, half = np.float32(rng.uniform(1.0, 1.8)), np.float32(rng.uniform(0.3, 0.6))
+    return _superposed(rng, image, laid_in, hue, colours, power, half)
+
+
+def _surroundings(density: Array) -> Array:
+    """The density of the ground around each block: low among the means of the 5 x 5 blocks about it, [P, P]."""
+    blocks = len(density) // _BLOCK
+    means = np.pad(density.reshape(blocks, _BLOCK, blocks, _BLOCK).mean(axis=(1, 3)), 2, mode="edge")
+    around = np.stack([means[i : i + blocks, k : k + blocks] for i in range(5) for k in range(5)])
+    ground = np.partition(around, _GROUND_RANK, axis=0)[_GROUND_RANK]
+    return np.asarray(ground.repeat(_BLOCK, axis=0).repeat(_BLOCK, axis=1), np.float32)
+
+
 def _stamped(
     patch: npt.NDArray[np.uint8],
     donor: npt.NDArray[np.uint8],
@@ -81,7 +146,7 @@ def _stamped(
     for _ in range(int(rng.integers(1, section.most_stamps + 1))):
         _stamp(stamped, given, activity, section, colours, rng)
     result = np.rint(stamped * 255).astype(np.uint8)
-    change = np.abs(_unit(result) - pixels).max(axis=2)
+    change = _largest(np.abs(_unit(result) - pixels))
     # Around a stamp's visible middle its faint rim counts, too; single changed pixels of a faint stamp do not.
     seen = (_mean3(change) > section.visible_difference) & (change > 0) | (change > section.visible_difference)
     return result, seen
@@ -160,7 +225,8 @@ def _rods(rng: Rng, x: Array, y: Array, extent: float) -> Array:
     for start, end in rods:
         thick = radius * rng.uniform(0.5, 1.5)
         thin = thick if rng.random() < 0.5 else radius * rng.uniform(0.05, 1.8)
-        depth = np.maximum(depth, _rod_depth(x, y, start - centre, end - centre, thick, thin))
+        for piece in _bent(rng, start - centre, end - centre, thick, thin):
+            depth = np.maximum(depth, _rod_depth(x, y, *piece))
     for end in ends:
         kind = rng.random()
         if kind < 0.3:
@@ -171,6 +237,22 @@ def _rods(rng: Rng, x: Array, y: Array, extent: float) -> Array:
             # A ring's hole is cut out of the rods that end in it.
             depth = np.maximum(depth, disc) if kind < 0.13 else np.maximum(np.minimum(depth, -disc), _wall(disc, wall))
     return depth
+
+
+def _bent(
+    rng: Rng, start: npt.NDArray[np.float64], end: npt.NDArray[np.float64], first: float, last: float
+) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float, float]]:
+    """A rod in one piece or, one time in three, bowed: in three pieces along an arc."""
+    if rng.random() >= _BOWED:
+        return [(start, end, first, last)]
+    along = end - start
+    sideways = np.array([-along[1], along[0]]) * rng.choice([-1, 1]) * rng.uniform(0.08, 0.3)
+    points = [start, start + along / 3 + sideways, start + along * 2 / 3 + sideways, end]
+    radii = np.linspace(first, last, 4)
+    return [
+        (a, b, float(r), float(q))
+        for (a, b), (r, q) in zip(itertools.pairwise(points), itertools.pairwise(radii), strict=True)
+    ]
 
 
 def _cracks(rng: Rng, x: Array, y: Array, extent: float) -> Array:
@@ -224,7 +306,75 @@ def _clouds(rng: Rng, x: Array, y: Array, extent: float) -> Array:
     return np.asarray(high * np.float32(extent * 0.12), np.float32)
 
 
-_SHAPES: Final[dict[str, Shape]] = {"rods": _rods, "blobs": _blobs, "cracks": _cracks, "clouds": _clouds}
+def _tools(rng: Rng, x: Array, y: Array, extent: float) -> Array:
+    """What a hand could hold: one profiled shaft with a jaw, a ring or a bar at its ends, or two arms that cross."""
+    turn = rng.uniform(0, 2 * np.pi)
+    cosine, sine = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+    u, v = x * cosine + y * sine, y * cosine - x * sine  # along the tool and across it
+    return _crossed_arms(rng, u, v, extent) if rng.random() < 0.5 else _shaft(rng, u, v, extent)
+
+
+def _crossed_arms(rng: Rng, u: Array, v: Array, extent: float) -> Array:
+    """Two arms, mirrored, that cross at a pivot: bowed or ringed on one side of it, tapered on the other."""
+    pivot = extent * rng.uniform(-0.1, 0.3)
+    behind, ahead = -0.5 * extent - pivot, 0.5 * extent - pivot
+    bow, spread, gape = extent * rng.uniform(0.02, 0.18), extent * rng.uniform(0.03, 0.2), rng.uniform(0.0, 0.4)
+    thick = max(0.8, extent * float(np.exp(rng.uniform(np.log(0.015), np.log(0.05)))))
+    wide = thick * rng.uniform(0.8, 2.2)
+    tip = wide * rng.uniform(0.1, 1.0)
+    ring = extent * rng.uniform(0.07, 0.15) if rng.random() < 0.5 else 0.0
+    knots = np.array([[behind, spread], [behind / 2, bow], [0, 0], [ahead, -gape * ahead / 2]])
+    radii = [thick * rng.uniform(0.7, 1.2), thick, wide, tip]
+    u = u - np.float32(pivot)
+    depth = np.float32(wide * rng.uniform(0.8, 1.5)) - np.sqrt(u * u + v * v)
+    for side in (1, -1):
+        across = v * np.float32(side)
+        for (start, end), (first, last) in zip(itertools.pairwise(knots), itertools.pairwise(radii), strict=True):
+            depth = np.maximum(depth, _rod_depth(u, across, start, end, first, last))
+        if ring:
+            du, dv = u - np.float32(behind), (across - np.float32(spread)) * np.float32(rng.uniform(1.0, 1.6))
+            disc = np.float32(ring) - np.sqrt(du * du + dv * dv)
+            wall = np.float32(thick * rng.uniform(0.8, 1.6))
+            depth = np.maximum(np.minimum(depth, -disc), _wall(disc, wall))
+    return depth
+
+
+def _shaft(rng: Rng, u: Array, v: Array, extent: float) -> Array:
+    """A shaft whose thickness steps or tapers along it; each end plain, forked, ringed or crossed by a bar."""
+    knots = np.array([-0.5, rng.uniform(-0.35, 0.0), rng.uniform(0.0, 0.35), 0.5]) * extent
+    radius = extent * float(np.exp(rng.uniform(np.log(0.02), np.log(0.1))))
+    radii = radius * np.exp(rng.uniform(-0.9, 0.7, 4))
+    depth = np.full(np.broadcast_shapes(u.shape, v.shape), -np.inf, np.float32)
+    for k in range(3):
+        first, last = radii[k], radii[k + 1] if rng.random() < 0.6 else radii[k]
+        depth = np.maximum(depth, _rod_depth(u, v, np.array([knots[k], 0]), np.array([knots[k + 1], 0]), first, last))
+    for end, outwards in ((knots[0], -1.0), (knots[3], 1.0)):
+        kind = rng.random()
+        size = max(1.5, radius * rng.uniform(1.4, 3.0))
+        du = u - np.float32(end)
+        disc = np.float32(size) - np.sqrt(du * du + v * v)
+        if kind < 0.3:  # a jaw
+            mouth = np.array([end + outwards * size * rng.uniform(-0.3, 0.6), 0])
+            far = mouth + np.array([outwards * 2 * size, size * rng.uniform(-0.6, 0.6)])
+            width = size * rng.uniform(0.3, 0.6)
+            depth = np.minimum(np.maximum(depth, disc), -_rod_depth(u, v, mouth, far, width, width))
+        elif kind < 0.45:  # a ring
+            depth = np.maximum(np.minimum(depth, -disc), _wall(disc, np.float32(size * rng.uniform(0.25, 0.5))))
+        elif kind < 0.65:  # a bar across
+            reach, thick = extent * rng.uniform(0.08, 0.25), radius * rng.uniform(0.7, 1.8)
+            shift = rng.uniform(-1, 1) * reach
+            bar = np.array([[end, shift - reach], [end, shift + reach]])
+            depth = np.maximum(depth, _rod_depth(u, v, bar[0], bar[1], thick, thick * rng.uniform(0.3, 1.2)))
+    return depth
+
+
+_SHAPES: Final[dict[str, Shape]] = {
+    "rods": _rods,
+    "tools": _tools,
+    "blobs": _blobs,
+    "cracks": _cracks,
+    "clouds": _clouds,
+}
 
 
 def _rod_depth(
@@ -361,9 +511,15 @@ def _absorbed(rng: Rng, window: Array, donor: Array, cover: Array, colours: Arra
     densest = -np.log(np.clip(own_light, 0.02, 0.95)) * np.float32(rng.uniform(0.6, 1.15))
     power, half = np.float32(rng.uniform(1.0, 1.8)), np.float32(rng.uniform(0.3, 0.6))
 
-    height, width, _ = window.shape
     thickness = np.maximum(cover, 0) * _mottled(rng, window, 0.3)[:, :, 0]
-    added = np.maximum(thickness * densest, 0) ** power
+    return _superposed(rng, window, thickness * densest, own_hue, colours, power, half)
+
+
+def _superposed(
+    rng: Rng, window: Array, density: Array, own_hue: Array, colours: Array, power: np.float32, half: np.float32
+) -> Array:
+    """The window behind matter of the given density (-log lightness) [H, W] and hue, [H, W] or one for all."""
+    added = np.maximum(density, 0) ** power
     hue, light, chroma = _hue_light_chroma(window)
     present = (-np.log(np.clip(light, 0.02, 1))) ** power
     share = np.clip(added / (added + present + np.float32(1e-6)) / half, 0, 1)
@@ -373,9 +529,9 @@ def _absorbed(rng: Rng, window: Array, donor: Array, cover: Array, colours: Arra
     absorbed = _look_up(colours, turned, np.exp(-((added + present) ** (1 / power))))
     # The table knows mean colours; what the window has beyond them fades as the absorber takes over.
     texture = (window - _look_up(colours, hue, light)) * (1 - np.clip(3 * share, 0, 1))[:, :, None]
-    grain = rng.standard_normal((height, width), np.float32) * np.float32(rng.uniform(0, 0.006))
+    grain = rng.standard_normal(density.shape, np.float32) * np.float32(rng.uniform(0, 0.006))
     mixed = absorbed + texture + grain[:, :, None]
-    return np.where((thickness * densest > 0.004)[:, :, None], mixed, window)
+    return np.where((density > 0.004)[:, :, None], mixed, window)
 
 
 def _hue_light_chroma(colours: Array) -> tuple[Array, Array, Array]:
@@ -447,6 +603,11 @@ def _mean3(values: Array) -> Array:
     padded = np.pad(values, 1, mode="edge")
     rows = padded[:-2] + padded[1:-1] + padded[2:]
     return np.asarray((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9, np.float32)
+
+
+def _largest(values: Array) -> Array:
+    """The largest over the channels, [P, P, C] -> [P, P]; many times faster than a maximum along so short an axis."""
+    return np.asarray(reduce(np.maximum, (values[:, :, k] for k in range(values.shape[2]))), np.float32)
 
 
 def _unit(pixels: npt.NDArray[np.uint8]) -> Array:

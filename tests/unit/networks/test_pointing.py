@@ -70,3 +70,31 @@ def test_a_pointing_pair_survives_its_folder(tmp_path):
     loaded, _ = load_pair(tmp_path / "pair")
     with torch.no_grad():
         assert torch.equal(pair_outputs(pair, x).pointing, pair_outputs(loaded, x).pointing)
+
+
+@pytest.mark.parametrize(("views", "turns", "mirrored"), [(2, 0, True), (4, 1, False), (8, 3, True)])
+def test_averaging_over_views_makes_the_map_turn_with_the_patch(views, turns, mirrored):
+    def view(images):
+        turned = torch.rot90(images, turns, (-2, -1))
+        return turned.flip(-1) if mirrored else turned
+
+    x = batch(64)
+    decoder = pair_of(64, pointing_views=views).discriminator.pointing
+    with torch.no_grad():
+        assert torch.allclose(decoder.averaged(view(x), -view(x)), view(decoder.averaged(x, -x)), atol=1e-5)
+        assert not torch.allclose(decoder(view(x), -view(x)), view(decoder(x, -x)), atol=1e-3)
+
+
+def test_one_view_is_the_patch_as_it_is():
+    x, pair = batch(), pair_of(pointing_views=1)
+    with torch.no_grad():
+        assert torch.equal(pair.discriminator.pointing.averaged(x, -x), pair.discriminator.pointing(x, -x))
+
+
+def test_four_views_are_the_mean_over_the_quarter_turns():
+    x, decoder = batch(), pair_of(pointing_views=4).discriminator.pointing
+    with torch.no_grad():
+        each = [
+            torch.rot90(decoder(torch.rot90(x, k, (2, 3)), torch.rot90(-x, k, (2, 3))), -k, (1, 2)) for k in range(4)
+        ]
+        assert torch.allclose(decoder.averaged(x, -x), torch.stack(each).mean(0), atol=1e-6)

@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from vigil.config import PaintWeights, PseudoAnomalySection, ShapeWeights
-from vigil.training.pseudo_anomalies import colour_table, pseudo_anomalies
+from vigil.training.pseudo_anomalies import colour_table, decoys, pseudo_anomalies
 
 SHAPES = list(ShapeWeights.model_fields)
 PAINTS = list(PaintWeights.model_fields)
@@ -169,3 +169,34 @@ def test_structure_attracts_stamps():
 def test_settings_that_could_draw_nothing_are_refused(changes, message):
     with pytest.raises(ValidationError, match=message):
         section(**changes)
+
+
+def with_dark_objects(x, seed=5):
+    """The patches with a dark square each, as metal in the beam."""
+    rng, dark = np.random.default_rng(seed), x.copy()
+    for patch in dark:
+        top, left = rng.integers(8, len(patch) - 24, size=2)
+        patch[top : top + 14, left : left + 14] = 20
+    return dark
+
+
+def test_decoys_lay_matter_of_other_patches_in_and_make_nothing_lighter():
+    x = patches()
+    donors = with_dark_objects(x[::-1])
+    values, numbers = section(decoy_fraction=1.0), np.arange(len(x))
+    mixed = decoys(x, donors, values, colour_table(donors), seed=0, numbers=numbers)
+    darker = x.mean(axis=3) - mixed.mean(axis=3)
+    assert (darker.max(axis=(1, 2)) > 30).mean() > 0.4
+    assert np.quantile(darker, 0.01) > -6
+    plain = decoys(x, np.full_like(x, 200), values, colour_table(donors), seed=0, numbers=numbers)
+    assert np.array_equal(plain, x), "a donor in which nothing stands out has nothing to lay in"
+
+
+def test_a_decoy_depends_on_its_own_patch_donor_seed_and_number_alone():
+    x, some = patches(), np.array([4, 9, 1])
+    donors, values = with_dark_objects(x[::-1]), section(decoy_fraction=0.7)
+    colours = colour_table(donors)
+    all_of_them = decoys(x, donors, values, colours, seed=0, numbers=np.arange(len(x)))
+    assert np.array_equal(decoys(x[some], donors[some], values, colours, seed=0, numbers=some), all_of_them[some])
+    untouched = (all_of_them == x).all(axis=(1, 2, 3))
+    assert 0 < untouched.sum() < len(x)
