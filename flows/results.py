@@ -11,7 +11,17 @@ from vigil.files import read_json
 EVALUATION = "reports/evaluation.json"
 REGISTERED = "models/registered.json"
 REPORT = "reports/index.html"
-_MEASURES = ("auroc", "average_precision", "recall", "fpr", "f1", "pixel_auroc", "aupro", "box_hit_rate")
+_MEASURES = (
+    "auroc",
+    "average_precision",
+    "recall",
+    "fpr",
+    "f1",
+    "pixel_auroc",
+    "aupro",
+    "box_hit_rate",
+    "patch_auroc_inside",
+)
 
 
 def summary_markdown(project: Path, runs: list[StageRun]) -> str:

@@ -121,6 +121,10 @@ _NAMES = {
     "pixel_auroc": ("Pixel AUROC", "The anomaly map against masks or boxes, pixel by pixel."),
     "aupro": ("AUPRO", "Overlap with each true region, up to 30 % false-positive pixels."),
     "box_hit_rate": ("Box hit rate", "Share of the anomalous images whose map peaks inside a mask or box."),
+    "patch_auroc_inside": (
+        "Patch AUROC inside",
+        "In anomalous images: patches that meet a mask or box against the others. Says nothing of how images differ.",
+    ),
 }
 
 

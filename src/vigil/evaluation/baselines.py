@@ -53,12 +53,13 @@ def trivial_features(
     for image in stitched_images(test, patch):
         ids.append(image.image_id)
         distance = float(np.abs(_histogram(image.pixels[None]) - usual).sum())
-        rows.append({**_pixel_features(image.pixels), "histogram_distance": distance})
+        rows.append({**pixel_features(image.pixels), "histogram_distance": distance})
     features = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return ids, {**features, "file_bytes": np.array([file_bytes[image_id] for image_id in ids], np.float64)}
 
 
-def _pixel_features(pixels: NDArray[np.uint8]) -> dict[str, float]:
+def pixel_features(pixels: NDArray[np.uint8]) -> dict[str, float]:
+    """Trivial features of one image or patch [H, W, C], of its pixels from 0 to 1."""
     image = pixels.astype(np.float64) / 255
     grey = image.mean(axis=2)
     around = np.pad(grey, 1, mode="edge")

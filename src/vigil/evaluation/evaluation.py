@@ -19,6 +19,7 @@ from vigil.calibration.threshold import Rate, is_anomalous
 from vigil.config import EvaluateSection, PatchSection
 from vigil.errors import DataError
 from vigil.evaluation.baselines import trivial_features, untrained_scores
+from vigil.evaluation.inside import patches_inside
 from vigil.evaluation.intervals import bootstrap, percentile_interval
 from vigil.evaluation.localisation import measure_maps
 from vigil.evaluation.metrics import RankedLabels, f1, recall_at_fpr
@@ -136,6 +137,7 @@ def evaluate(
         "aupro": _number(maps.aupro()),
         "box_hit_rate": rate(np.arange(with_region) < hits),
         "anomalous_images_without_mask_or_box": without_mask,
+        "patch_auroc_inside": patches_inside(scores, calibration, test, section),
         **_baseline_rows(estimates, baselines, draws, section),
     }
     if section.protocol == "paper":
@@ -303,6 +305,7 @@ def _reasons(report: dict[str, Any]) -> dict[str, str]:
         "pixel_auroc": "no anomalous test image has a mask or a box, or no pixel lies outside of them",
         "aupro": "no anomalous test image has a mask or a box, or no pixel lies outside of them",
         "box_hit_rate": "no anomalous test image has a mask or a box",
+        "patch_auroc_inside": "no anomalous test image has both patches that meet a mask or box and others",
         "margin_over_best_baseline": both,
     }
     return {name: reason for name, reason in reasons.items() if report[name] is None}

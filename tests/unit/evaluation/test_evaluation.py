@@ -176,6 +176,26 @@ def test_maps_that_are_right_reach_one(evaluation: Evaluation) -> None:
     assert report["anomalous_images_without_mask_or_box"] == 0
 
 
+def test_patches_inside_anomalous_images_are_compared_with_their_neighbours(
+    project: Project, evaluation: Evaluation
+) -> None:
+    rows = project.scores.to_pylist()
+    of_image: dict[str, list[dict]] = {}
+    for row in rows:
+        if row["source"] == "grid" and row["image_label"] == 1:
+            of_image.setdefault(row["image_id"], []).append(row)
+    used = [row for image in of_image.values() if len({r["label"] for r in image}) == 2 for row in image]
+    inside = evaluation.report["patch_auroc_inside"]
+    scores = project.calibration.patch_scores(
+        *(np.array([r[n] for r in used]) for n in ("contextual", "latent", "map_peak"))
+    )
+    labels = [row["label"] for row in used]
+    assert inside["value"] == pytest.approx(roc_auc_score(labels, scores))
+    assert (inside["patches_that_meet"], inside["other_patches"]) == (sum(labels), len(labels) - sum(labels))
+    assert min(inside["trivial"].values()) >= 0.5
+    assert max(inside["trivial"].values()) > 0.8, "the boxes are bright and saturated"
+
+
 def test_baselines_stand_beside_in_their_better_direction(project: Project, evaluation: Evaluation) -> None:
     rows = evaluation.report["trivial_baselines"]
     assert {"brightness", "contrast", "laplacian_energy", "file_bytes", "blue_share", "dark_share"} <= set(rows)
