@@ -19,6 +19,7 @@ from vigil.errors import ConfigError, DataError, VigilError
 
 if TYPE_CHECKING:
     from vigil.config import Params
+    from vigil.images.importing import ImportSummary
 
 STAGES = (
     "raw",
@@ -104,6 +105,22 @@ def _build_parser() -> argparse.ArgumentParser:
     importing.add_argument("--link", action="store_true", help="hard-link instead of copying (same file system)")
     importing.set_defaults(run=_import)
 
+    fetching = data.add_parser("fetch", help="download a public data set, verify it and import it")
+    fetching.add_argument("name", choices=("cifar10", "mvtec", "magnetic_tile", "sixray"))
+    fetching.add_argument("--accept-licence", action="store_true", help="you have read and accept its licence")
+    fetching.add_argument(
+        "--class",
+        dest="categories",
+        nargs="+",
+        metavar="CLASS",
+        help="MVTec AD: categories, e.g. bottle (default: all)",
+    )
+    fetching.add_argument("--root", type=Path, help="where to (default: data/raw/NAME)")
+    fetching.add_argument("--downloads", type=Path, default=Path("data/downloads"), help="where archives are kept")
+    fetching.add_argument("--url", help="another address of the set, e.g. your own mirror; the checksum is verified")
+    fetching.add_argument("--sha256", help="checksum of a repacked copy at --url, in place of the published one")
+    fetching.set_defaults(run=_fetch)
+
     summary = commands.add_parser("summary", help="show the results of the last `dvc repro`")
     summary.add_argument("--json", action="store_true")
     summary.set_defaults(run=_summary)
@@ -170,9 +187,30 @@ def _import(options: argparse.Namespace) -> None:
     from vigil.images.importing import import_data
 
     root = options.root or Path("data/raw") / options.name
-    summary = import_data(
-        options.name, options.source, root, options.categories, options.link, options.quarantine, options.listing
+    _show_import(
+        import_data(
+            options.name, options.source, root, options.categories, options.link, options.quarantine, options.listing
+        )
     )
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from vigil.images.fetching import fetch_data
+
+    summary = fetch_data(
+        options.name,
+        options.root or Path("data/raw") / options.name,
+        categories=options.categories or (),
+        accept_licence=options.accept_licence,
+        url=options.url,
+        sha256=options.sha256,
+        downloads=options.downloads,
+    )
+    _show_import(summary)
+    _say(f"The archive is kept in {options.downloads / options.name}; it may be deleted.")
+
+
+def _show_import(summary: ImportSummary) -> None:
     for warning in summary.warnings:
         _say(f"warning: {warning}")
     _show(summary.describe())

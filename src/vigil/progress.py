@@ -15,10 +15,11 @@ _log = logging.getLogger(__name__)
 class Progress:
     """Counts finished units of work and says how many are done, how fast, and when the rest will be.
 
-    Use `advance(n)` after each piece and `close()` at the end, or iterate through `track`.
+    Use `advance(n)` after each piece and `close()` at the end, or iterate through `track`. Where the total is not
+    known (None), no ETA is shown.
     """
 
-    def __init__(self, task: str, total: int, unit: str, done: int = 0, interval_s: float | None = None) -> None:
+    def __init__(self, task: str, total: int | None, unit: str, done: int = 0, interval_s: float | None = None) -> None:
         self._task, self._total, self._unit = task, total, unit
         self._done = self._done_at_start = done
         self._terminal = sys.stderr.isatty()
@@ -37,6 +38,9 @@ class Progress:
         """One line: task, done / total, units per second, ETA, note."""
         elapsed = max(time.monotonic() - self._start, 1e-9)
         rate = (self._done - self._done_at_start) / elapsed
+        if self._total is None:
+            line = f"{self._task}: {self._done} {self._unit}, {rate:.1f} {self._unit}/s"
+            return f"{line}, {note}" if note else line
         left = (self._total - self._done) / rate if rate > 0 else float("inf")
         eta = f"{left:.0f} s" if left < 120 else (f"{left / 60:.1f} min" if left < float("inf") else "unknown")
         line = f"{self._task}: {self._done}/{self._total} {self._unit}, {rate:.1f} {self._unit}/s, ETA {eta}"

@@ -116,6 +116,7 @@ def test_the_core_imports_with_nothing_but_its_own_packages() -> None:
         "jinja2",
         "ruamel",
         "defusedxml",
+        "requests",
     ]
     code = f"""
 import importlib, sys

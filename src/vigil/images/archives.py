@@ -1,13 +1,17 @@
-"""Reading what came from elsewhere without trusting it: tar archives and CIFAR-10's pickled batches."""
+"""Reading what came from elsewhere without trusting it: tar and zip archives, and CIFAR-10's pickled batches."""
 
 from __future__ import annotations
 
 import io
 import lzma
 import pickle
+import pickletools
+import stat
+import struct
 import tarfile
+import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
@@ -16,6 +20,7 @@ import numpy.typing as npt
 
 from vigil.errors import DataError
 from vigil.images.readers.rows import CompleteTarInfo
+from vigil.progress import Progress
 
 MAX_MEMBERS = 5_000_000
 MAX_MEMBER_BYTES = 512 << 20
@@ -23,11 +28,13 @@ MAX_TOTAL_BYTES = 1 << 40
 MAX_RATIO = 200
 """Unpacked bytes per packed byte. Images hardly compress, so more is a decompression bomb."""
 _RATIO_FREE_BYTES = 64 << 20
-_BROKEN = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError, UnicodeError)
+_MIB = 1 << 20
+_BROKEN = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError, UnicodeError, OverflowError)
+_BROKEN_ZIP = (*_BROKEN, zipfile.BadZipFile, NotImplementedError, RuntimeError, struct.error, KeyError, IndexError)
 
 
 def read_tar(archive: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Name and content of each file in a tar (plain, .gz, .bz2, .xz), in one pass.
+    """Name and content of each file in a tar (plain, .gz, .bz2, .xz), in one pass; shows progress.
 
     Hidden files are left out.
 
@@ -38,28 +45,111 @@ def read_tar(archive: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
     try:
         packed = archive.stat().st_size
         members = total = 0
-        with tarfile.open(archive, "r|*", tarinfo=CompleteTarInfo) as tar:
+        progress = Progress(f"reading {archive.name}", packed // _MIB, "MiB")
+        with archive.open("rb") as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=CompleteTarInfo) as tar:
+            done = 0
             for info in tar:
                 members, total = members + 1, total + info.size
                 where = f"{archive}::{info.name}"
                 _check_limits(where, members, info.size, total, packed)
-                name = PurePosixPath(info.name)
-                if name.is_absolute() or ".." in name.parts or "\\" in info.name or "\0" in info.name:
-                    raise DataError(f"{where}: the member's path leads out of the archive; refused")
+                name = _checked_name(where, info.name)
                 if info.isdir():
                     continue
                 if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
                     raise DataError(f"{where}: a link, a device or another special member; refused, expected files")
-                if any(part.startswith(".") for part in name.parts if part != "."):
+                if _is_hidden(name):
                     continue
                 opened = tar.extractfile(info)
                 if opened is None:
                     raise DataError(f"{where}: not a file")
                 yield name, opened.read()
+                progress.advance(file.tell() // _MIB - done)
+                done = file.tell() // _MIB
+        progress.close(f"{members} members")
     except _BROKEN as error:
         raise DataError(
             f"{archive}: not a readable tar archive, or cut off ({error or type(error).__name__})"
         ) from error
+
+
+def read_zip(archive: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """Name and content of each file in a zip archive, in the order of its directory; shows progress.
+
+    Hidden files are left out.
+
+    Raises:
+        DataError: As `read_tar`; or a member is encrypted, or does not have the checksum that the archive names.
+    """
+    try:
+        packed = archive.stat().st_size
+        total = 0
+        with zipfile.ZipFile(archive) as opened:
+            infos = opened.infolist()
+            progress = Progress(f"reading {archive.name}", len(infos), "files")
+            for members, info in enumerate(infos, start=1):
+                total += info.file_size
+                where = f"{archive}::{info.filename}"
+                _check_limits(where, members, info.file_size, total, packed)
+                # What the archive said before zipfile made a path of it: that would cut at a NUL and turn backslashes.
+                name = _checked_name(where, info.orig_filename)
+                kind = stat.S_IFMT(info.external_attr >> 16)
+                if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                    raise DataError(f"{where}: a link, a device or another special member; refused, expected files")
+                if info.flag_bits & 0x1:
+                    raise DataError(f"{where}: encrypted; unpack it yourself and import the folder")
+                progress.advance()
+                if not info.is_dir() and not _is_hidden(name):
+                    yield name, opened.read(info)
+            progress.close()
+    except _BROKEN_ZIP as error:
+        raise DataError(
+            f"{archive}: not a readable zip archive, or cut off ({error or type(error).__name__})"
+        ) from error
+
+
+def extract(archive: Path, folder: Path, place: Callable[[PurePosixPath], PurePosixPath | None]) -> int:
+    """Writes the files of a tar or zip archive below `folder`, which is there and empty; the number of files.
+
+    Args:
+        archive: Which of the two it is, is seen by its content.
+        folder: On an error it holds what was written before; the caller removes it.
+        place: The path below `folder` of a member, or None to leave it out.
+
+    Raises:
+        DataError: As `read_tar`; or two members have the same path, or a file cannot be written.
+    """
+    try:
+        with archive.open("rb") as file:
+            is_zip = file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+    except OSError as error:
+        raise DataError(f"{archive}: cannot be read ({error.strerror})") from error
+    count = 0
+    for name, content in (read_zip if is_zip else read_tar)(archive):
+        path = place(name)
+        if path is None:
+            continue
+        target = folder / path
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as file:
+                file.write(content)
+        except (OSError, ValueError) as error:
+            twice = isinstance(error, FileExistsError | NotADirectoryError)
+            reason = "two members have this path" if twice else getattr(error, "strerror", None) or error
+            raise DataError(f"{archive}::{name}: cannot be unpacked ({reason})") from error
+        count += 1
+    return count
+
+
+def _checked_name(where: str, name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise DataError(f"{where}: the member's path leads out of the archive; refused")
+    return path
+
+
+def _is_hidden(path: PurePosixPath) -> bool:
+    return any(part.startswith(".") for part in path.parts if part != ".")
 
 
 def _check_limits(where: str, members: int, size: int, total: int, packed: int) -> None:
@@ -81,6 +171,7 @@ def read_batch(content: bytes, where: str) -> dict[str, Any]:
         DataError: The pickle is damaged, is no dictionary, or names anything else than NumPy's array reconstruction.
     """
     try:
+        _check_memo(content)
         found = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
@@ -93,6 +184,13 @@ def read_batch(content: bytes, where: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise DataError(f"{where}: expected a pickled dictionary, found {type(found).__name__}")
     return {key.decode("latin-1") if isinstance(key, bytes) else str(key): value for key, value in found.items()}
+
+
+def _check_memo(content: bytes) -> None:
+    """Refuses a pickle that stores an object under a huge number: the unpickler would make a list of that length."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if "PUT" in opcode.name and not 0 <= int(argument or 0) < len(content):
+            raise DataError(f"the pickle stores an object under the number {argument}; refused")
 
 
 class _ArrayType:
