@@ -8,7 +8,7 @@ export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: repro test check format bench up down status clean help
+.PHONY: repro test fuzz check format bench up down status clean help
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -28,6 +28,9 @@ repro: $(READY)  ## Rebuild everything that changed: raw images to registered mo
 
 test: $(READY)  ## Run the tests
 	@pytest
+
+fuzz: $(READY)  ## 5,000 damaged files of every kind through the readers (a few minutes; `make test` runs 300)
+	@VIGIL_FUZZ_CASES=$${VIGIL_FUZZ_CASES:-5000} pytest tests/fuzz
 
 check: $(READY)  ## Lint, format, types and dependencies, as CI runs them
 	@ruff check .

@@ -7,6 +7,7 @@ needs no YAML package.
 from __future__ import annotations
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -523,13 +524,17 @@ def candidate_sections(
         raise ConfigError(explain(error, f"train.candidates.{candidate.name}.overrides")) from error
 
 
+_SHORT = reprlib.Repr()  # YAML aliases can make a few lines mean gigabytes
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
+
+
 def explain(error: ValidationError, where: str) -> str:
     """Every broken rule of a validation error on a line of its own: place, rule, value found."""
     lines = [f"{where}: {error.error_count()} rule(s) broken:"]
     for item in error.errors(include_url=False):
         place = ".".join(str(part) for part in item["loc"]) or "(whole file)"
         found = item.get("input")
-        shown = "" if isinstance(found, dict) else f", found {found!r}"
+        shown = "" if isinstance(found, dict) else f", found {_SHORT.repr(found)}"
         if item["type"] == "extra_forbidden":
             lines.append(f"  {place}: unknown key{shown}; check the spelling against the comments in params.yaml")
         else:
@@ -560,10 +565,12 @@ def load_params(path: Path) -> Params:
         text = path.read_text()
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: params file not found. Run from the project folder, or pass --params.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from error
     if path.suffix == ".json":
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: not valid JSON: {error}") from error
     else:
         from ruamel.yaml import YAML
@@ -571,6 +578,7 @@ def load_params(path: Path) -> Params:
 
         try:
             values = YAML(typ="safe", pure=True).load(text)
-        except YAMLError as error:
+        # Beside its own errors, a value that only looks like a date or a number, and a list as a key.
+        except (YAMLError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise ConfigError(f"{path}: not valid YAML: {error}") from error
     return parse_params(values, str(path))

@@ -88,7 +88,7 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text())
     except FileNotFoundError as error:
         raise DataError(f"{path}: file not found. Run `dvc repro` to rebuild it.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a JSON file ({error}). Delete it and run `dvc repro`.") from error
 
 

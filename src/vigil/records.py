@@ -78,13 +78,19 @@ class TableType:
         """Reads a table of this type.
 
         Raises:
-            DataError: The file is missing, damaged, or of another type or version.
+            DataError: The file is missing, damaged, or of another type or version; a column marked not nullable
+                holds a null, or a text is not valid UTF-8.
         """
         with self.open(path) as file:
             try:
-                return file.read()
-            except (pa.ArrowInvalid, OSError) as error:
+                table = file.read()
+                table.validate(full=True)
+            except _BROKEN as error:
                 raise _unreadable(path, error) from error
+        for field in self.schema:
+            if not field.nullable and table.column(field.name).null_count:
+                raise _unreadable(path, ValueError(f"column '{field.name}' holds a null"))
+        return table
 
     def open(self, path: Path) -> pq.ParquetFile:
         """The checked file of a table of this type, to read a part of its columns or row groups; close it.
@@ -96,17 +102,24 @@ class TableType:
             file = pq.ParquetFile(path)
         except FileNotFoundError as error:
             raise DataError(f"{path}: file not found. Run `dvc repro` to rebuild it.") from error
-        except (pa.ArrowInvalid, OSError) as error:
+        except _BROKEN as error:
             raise _unreadable(path, error) from error
         metadata = file.schema_arrow.metadata or {}
-        found = (metadata.get(b"vigil.table", b"?").decode(), metadata.get(b"vigil.version", b"?").decode())
+        found = tuple(metadata.get(key, b"?").decode(errors="replace") for key in (b"vigil.table", b"vigil.version"))
         if found != (self.name, str(self.version)):
             file.close()
             raise DataError(
                 f"{path}: expected table '{self.name}' version {self.version}, found '{found[0]}' version {found[1]}. "
                 f"Run `dvc repro` to rebuild it."
             )
+        if not file.schema_arrow.equals(self.schema, check_metadata=False):
+            file.close()
+            raise _unreadable(path, ValueError(f"its columns are not those of '{self.name}' version {self.version}"))
         return file
+
+
+_BROKEN = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)
+"""What reading a damaged Parquet file may end with."""
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

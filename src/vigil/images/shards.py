@@ -4,7 +4,7 @@ A split's folder holds, for every bucket that is not empty,
 
     bucket-0007.npy         uint8 [N, P, P, C]  the patches: images by id, each image's grid, then regions of interest
     bucket-0007.mask.npy    uint8 [N, P, P]     1 inside a mask or box, else 0 (calibration and test only)
-    bucket-0007.json        what the bucket was made from, what it holds, and the checksums of the files above
+    bucket-0007.json        what the bucket was made from, what it holds, the checksums of the files above, and its own
 
 and `index.parquet` (records.PATCH_INDEX, by bucket and row), which is written last: where it lies, the folder is
 whole. All of it is a function of images, tables and settings alone, never of history, time or worker count.
@@ -25,6 +25,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -43,7 +44,7 @@ from vigil.images.source import decode_image, read_encoded, resolve_below
 from vigil.progress import Progress
 from vigil.records import ANOMALOUS, NORMAL, PATCH_INDEX, Box
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INDEX_NAME = "index.parquet"
 _ROW_COLUMNS = ["image_id", "path", "offset", "bytes", "sha256", "width", "height", "label", "kind", "group"]
 _ROW_COLUMNS += ["mask_path", "boxes"]
@@ -279,6 +280,7 @@ def write_bucket(job: BucketJob) -> BucketResult:
         "files": {s: {"rows": writer.rows, "crc32": writer.crc32} for s, writer in new.items()},
         "images": entries,
     }
+    record["seal"] = digest_json(record)
     write_text(_file(job.folder, job.bucket, ".json"), canonical_json(record) + "\n")
     if not settings["masks"]:
         _file(job.folder, job.bucket, ".mask.npy").unlink(missing_ok=True)
@@ -312,17 +314,29 @@ def _box(value: dict[str, Any]) -> Box:
     return Box(**value)
 
 
+def _read_record(folder: Path, bucket: int) -> dict[str, Any]:
+    """The record of a bucket, as it was written.
+
+    Raises:
+        DataError: It is missing, of another format, or was changed after it was written.
+    """
+    path = _file(folder, bucket, ".json")
+    record = read_json(path)
+    whole = isinstance(record, dict) and record.get("format") == FORMAT_VERSION
+    if not whole or record.pop("seal", None) != digest_json(record):
+        raise DataError(f"{path}: damaged, or written by another version. Delete {folder} and run `dvc repro`")
+    return dict(record)
+
+
 def _whole_record(folder: Path, bucket: int) -> dict[str, Any] | None:
     """The record of a bucket whose files are what it says; None where any is missing, damaged or of another format."""
     try:
-        record: dict[str, Any] = read_json(_file(folder, bucket, ".json"))
-        if record["format"] != FORMAT_VERSION:
-            return None
+        record = _read_record(folder, bucket)
         for suffix, file in record["files"].items():
             path = _file(folder, bucket, suffix)
             if _shape(path)[0] != file["rows"] or _rows_crc32(path) != file["crc32"]:
                 return None
-    except (DataError, OSError, KeyError, TypeError):
+    except (DataError, OSError):
         return None
     return record
 
@@ -417,6 +431,8 @@ def _process(row: dict[str, Any], job: BucketJob, new: dict[str, _ShardWriter]) 
 
 def _load(row: dict[str, Any], root: Path, patch: PatchSection) -> tuple[Pixels, _Region | None]:
     """Scaled pixels of an image and, where mask or boxes say so, its anomalous region."""
+    if not (row["height"] and row["width"]):
+        raise DataError(f"{row['image_id']}: the manifest names no size; run `dvc repro` to rebuild it")
     raw_size = (row["height"], row["width"])
     max_pixels = row["height"] * row["width"]
     content = read_encoded(root, row["path"], row["offset"], row["bytes"])
@@ -469,7 +485,7 @@ def patch_labels(
 
 def _index_part(folder: Path, bucket: int, patch: PatchSection) -> pa.Table:
     """The index rows of one bucket, from its record."""
-    entries = read_json(_file(folder, bucket, ".json"))["images"]
+    entries = _read_record(folder, bucket)["images"]
     positions, names, labels, overlaps = [], [], [], []
     for entry in entries:
         grid = grid_positions(entry["height"], entry["width"], patch)
@@ -568,8 +584,16 @@ class PatchShards:
     @cached_property
     def digest(self) -> str:
         """Of everything the buckets were made from and of their bytes; equal digests mean equal patches and labels."""
-        records = [read_json(_file(self.folder, b, ".json")) for b in self.buckets]
+        records = [self.record(b) for b in self.buckets]
         return digest_json([[r["bucket"], r["digest"], r["files"]] for r in records])
+
+    def record(self, bucket: int) -> dict[str, Any]:
+        """What the bucket was made from and what it holds.
+
+        Raises:
+            DataError: The record is missing, damaged or of another format.
+        """
+        return _read_record(self.folder, bucket)
 
     @property
     def has_masks(self) -> bool:
@@ -677,7 +701,10 @@ def _shape(path: Path) -> tuple[int, ...]:
 def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if npy.read_magic(file) != (1, 0):
         raise ValueError("not version 1.0 of the .npy format")
-    shape, fortran_order, dtype = npy.read_array_header_1_0(file)
+    try:
+        shape, fortran_order, dtype = npy.read_array_header_1_0(file)
+    except (TokenError, SyntaxError, TypeError, RecursionError, MemoryError) as error:  # NumPy parses it as Python
+        raise ValueError(f"its header is damaged: {error}") from error
     if fortran_order:
         raise ValueError("rows are not in C order")
     return tuple(shape), dtype

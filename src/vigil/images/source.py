@@ -80,6 +80,8 @@ def resolve_below(root: Path, path: str) -> Path:
         DataError: It leads out of `root`.
     """
     full = os.path.join(root, path)  # noqa: PTH118 - pathlib would take as long as decoding a small image
+    if "\0" in path:
+        raise DataError(f"{path!r}: no file can have this name; run `dvc repro` to rebuild the table that names it")
     # A link farm made by DVC's cache.type=symlink leads out as well; the message says what to set instead.
     if not os.path.realpath(full).startswith(os.path.join(os.path.realpath(root), "")):  # noqa: PTH118
         raise DataError(

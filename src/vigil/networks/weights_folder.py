@@ -118,7 +118,9 @@ def _read_sealed(path: Path, document: str, version: int) -> dict[str, Any]:
         value = json.loads(text)
         kind, found = value["kind"], value["version"]
         sealed = {key: value[key] for key in ("kind", "version", "content", "sha256")}
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        if not (isinstance(sealed["content"], dict) and isinstance(sealed["sha256"], dict)):
+            raise TypeError("content and sha256 must be objects")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: not a {document} file ({error!r}). Delete {path.parent} and make it anew."
         ) from error

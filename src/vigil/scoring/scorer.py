@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from vigil.config import ScoreSection
 from vigil.errors import ConfigError, ScoreNotFinite
-from vigil.files import canonical_json, digest_file, digest_json, read_json, written_aside
+from vigil.files import canonical_json, digest_file, digest_json, written_aside
 from vigil.images.dataset import to_tensor
 from vigil.images.shards import PatchShards
 from vigil.networks.pair import Pair, pair_outputs
@@ -153,7 +153,7 @@ def score_split(pair: Pair, shards: PatchShards, table_path: Path, maps_folder: 
     made_by = [FORMAT_VERSION, pair_digest(pair), score.batch_size, device.type, torch.__version__]
     digests = {}
     for bucket in shards.buckets:
-        source = read_json(shards.folder / f"bucket-{bucket:04d}.json")
+        source = shards.record(bucket)
         digests[bucket] = digest_json([*made_by, source["digest"], source["files"]])
     missing = [bucket for bucket, digest in digests.items() if not _is_whole(maps_folder, bucket, digest)]
     pieces = _scored_pieces(pair, shards, missing, device, score.batch_size)

@@ -162,6 +162,13 @@ def test_a_damaged_batch_is_named(tmp_path: Path, name: str, value: bytes, messa
     assert not (tmp_path / "raw").exists()
 
 
+@pytest.mark.parametrize("store", [b"r\xff\xff\xff\x03", b"p67108863\n", b"p-1\n"])
+def test_a_pickle_that_claims_memory_by_a_huge_number_is_refused(store: bytes) -> None:
+    """The unpickler would make a list of twice that length, however short the file is."""
+    with pytest.raises(DataError, match=r"x: the pickle stores an object under the number (67108863|-1); refused"):
+        archives.read_batch(b"\x80\x02}" + store + b".", "x")
+
+
 def test_batches_written_by_python_3_are_read_too() -> None:
     values = {"data": np.arange(6, dtype=np.uint8).reshape(2, 3), "labels": [1, 2], "note": b"\xff\x00"}
     for protocol in (2, 3, 4):

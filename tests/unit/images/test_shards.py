@@ -399,6 +399,38 @@ def test_a_kill_between_shard_and_record_is_noticed(raw: RawSet, tmp_path: Path)
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 
+def test_a_record_that_was_changed_is_not_believed(raw: RawSet, tmp_path: Path) -> None:
+    """Its digest may still be right, and so may the shard's checksum, while it says something else of the rows."""
+    twelve(raw).extract(tmp_path / "test")
+    whole = digest_folder(tmp_path / "test")
+    record = next(tmp_path.glob("test/bucket-*.json"))
+    record.write_text(record.read_text().replace('"height":40', '"height":8', 1))
+    with pytest.raises(DataError, match=r"bucket-\d+.json: damaged, or written by another version"):
+        PatchShards.open(tmp_path / "test").digest  # noqa: B018 - a property that reads
+    raw.extract(tmp_path / "test")
+    assert digest_folder(tmp_path / "test") == whole
+    record.write_text("[]")
+    with pytest.raises(DataError, match=r"bucket-\d+.json: damaged, or written by another version"):
+        PatchShards.open(tmp_path / "test").digest  # noqa: B018 - a property that reads
+
+
+@pytest.mark.parametrize("header", [b"{'descr': ((((", b"{'descr': '|u1', 'shape': (1, 'a'), 'fortran_order': False}"])
+def test_a_shard_with_a_damaged_header_is_named(raw: RawSet, tmp_path: Path, header: bytes) -> None:
+    twelve(raw).extract(tmp_path / "test")
+    shard = next(p for p in sorted(tmp_path.glob("test/bucket-*.npy")) if "mask" not in p.name)
+    content = shard.read_bytes()
+    shard.write_bytes(content[:10] + header.ljust(117) + b"\n" + content[128:])
+    with pytest.raises(DataError, match=r"bucket-\d+.npy: not a readable shard"):
+        PatchShards.open(tmp_path / "test")
+
+
+def test_an_image_without_a_size_is_refused(raw: RawSet, tmp_path: Path) -> None:
+    raw.add("a.png")
+    raw.rows["a.png"]["width"] = None
+    with pytest.raises(DataError, match=r"a\.png: the manifest names no size"):
+        raw.extract(tmp_path / "test")
+
+
 def test_an_image_that_changed_since_the_manifest_is_refused(raw: RawSet, tmp_path: Path) -> None:
     raw.add("a.png")
     raw.rows["a.png"]["sha256"] = digest_bytes(b"another")

@@ -196,7 +196,7 @@ def _read_labels(path: Path) -> dict[str, frozenset[str]]:
             reader = csv.DictReader(file)
             columns = {name: name.strip().lower() for name in reader.fieldnames or ()}
             if "name" not in columns.values() or not set(columns.values()) & set(CLASSES):
-                raise DataError(f"{path}: expected the columns name,Gun,Knife,..., found {list(columns)}")
+                raise DataError(f"{path}: expected the columns name,Gun,Knife,..., found {str(list(columns))[:300]}")
             name_column = next(column for column, name in columns.items() if name == "name")
             for row in reader:
                 stem = PurePosixPath((row[name_column] or "").strip()).stem.upper()
