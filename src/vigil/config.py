@@ -227,6 +227,30 @@ class AttentionSection(Section):
         return self
 
 
+class SelfSupervisionSection(Section):
+    """A trunk of the discriminator that tells by how many quarters a patch was turned. Beyond the paper.
+
+    For images of one kind of thing with an up and a down; textures and X-ray scans have none.
+    """
+
+    enabled: bool = False
+    width: Annotated[int, Field(ge=8, le=512, multiple_of=8)] = 64
+    """Channels at half resolution; twice and four times as many below."""
+    blocks: Annotated[int, Field(ge=1, le=16)] = 1
+    """Residual blocks per level, of which there are three."""
+
+
+class MemorySection(Section):
+    """How normal training patches lie in the discriminator's features. Beyond the paper."""
+
+    enabled: bool = False
+    features: Literal["discriminator", "self_supervision"] = "discriminator"
+    """Whose: the mean and the spread of every activation of the discriminator, or the self-supervised trunk's features
+    in all four turns."""
+    fitted_patches: Annotated[int, Field(ge=50)] = 4000
+    """The most training patches that it is fitted on, a seeded choice."""
+
+
 class ModelSection(Section):
     """The generator/discriminator pair of arXiv 2211.13808."""
 
@@ -253,6 +277,17 @@ class ModelSection(Section):
     pointing_views: Literal[1, 2, 4, 8] = 1
     """Views of a patch over which scoring averages the decoder's logits: 1 as it is; 2 and its mirror image; 4 the
     quarter turns; 8 both. Training must show such views: `train.horizontal_flip`, `train.quarter_turns`."""
+    self_supervision: SelfSupervisionSection = SelfSupervisionSection()
+    memory: MemorySection = MemorySection()
+
+    @model_validator(mode="after")
+    def _memory_has_features(self) -> ModelSection:
+        if self.memory.enabled and self.memory.features == "self_supervision" and not self.self_supervision.enabled:
+            raise ValueError(
+                "memory.features is 'self_supervision', which is off; set self_supervision.enabled to true, or "
+                "memory.features to 'discriminator'"
+            )
+        return self
 
 
 class LossWeights(Section):
@@ -263,6 +298,8 @@ class LossWeights(Section):
     latent: Annotated[float, Field(ge=0)] = 1.0
     pointing: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the pointing loss beside the discriminator's own; used where `model.pointing` is on."""
+    self_supervision: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the self-supervised loss beside it; used where `model.self_supervision` is on."""
 
 
 class ShapeWeights(Section):
@@ -366,7 +403,7 @@ class TrainSection(Section):
     pseudo_anomalies: PseudoAnomalySection = PseudoAnomalySection()
     generator_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of each batch that the generator works on; below 1, time goes to a pointing decoder that sees the patch
-    alone."""
+    alone, or to the self-supervised trunk."""
     horizontal_flip: bool = False
     quarter_turns: bool = False
     """Turns each training patch by 0 to 3 quarters, where the images have no fixed orientation."""
@@ -392,6 +429,9 @@ class ScoreSection(Section):
 
     batch_size: Annotated[int, Field(ge=1)] = 64
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    stamped_patches: Annotated[int, Field(ge=0)] = 0
+    """So many normal calibration patches, a seeded choice, are also scored with pseudo-anomalies stamped in, for
+    `calibrate.score: fitted` where calibration holds no anomalies; 0: none."""
 
 
 class ReductionSection(Section):
@@ -405,8 +445,13 @@ class ReductionSection(Section):
 class CalibrateSection(Section):
     """From components to a score, and from scores to a threshold. Sees calibration data only."""
 
-    score: Literal["eq6", "map_peak"] = "eq6"
-    """`eq6`: A = eta A_G + (1 - eta) A_D, the paper's. `map_peak`: how anomalous the map is at its highest."""
+    score: Literal["eq6", "map_peak", "self_supervision", "memory", "fitted"] = "eq6"
+    """`eq6`: A = eta A_G + (1 - eta) A_D, the paper's. `map_peak`: how anomalous the map is at its highest.
+    `self_supervision`: how unsure the trunk is of the patch's turn. `memory`: how far the patch is from normal training
+    patches. `fitted`: a weighted sum of standardised components; its weights are learned on the calibration anomalies
+    or, where there are none, on `score.stamped_patches`."""
+    components: tuple[Literal["contextual", "latent", "map_peak", "self_supervision", "memory"], ...] | None = None
+    """What `fitted` weighs; None: all that the pair has."""
     eta: Fraction | Literal["fit"] = 0.9
     """Weight of A_G in Eq. (6); `fit` chooses it by AUROC on calibration data, which must then hold anomalies."""
     reduction: ReductionSection = ReductionSection()
@@ -493,10 +538,17 @@ class Params(Section):
                         f"candidate '{candidate.name}': model.pointing_views is {model.pointing_views}, but "
                         f"train.{key} is off, so that the decoder never saw such views; set it to true"
                     )
-            if train.generator_share < 1 and not (model.pointing and model.pointing_sees == "patch"):
+            alone = model.pointing_sees == "patch" if model.pointing else model.self_supervision.enabled
+            needed = {"self_supervision": model.self_supervision.enabled, "memory": model.memory.enabled}
+            if not needed.get(self.calibrate.score, True):
+                raise ValueError(
+                    f"candidate '{candidate.name}': calibrate.score is '{self.calibrate.score}', which needs "
+                    f"model.{self.calibrate.score}.enabled; switch it on or choose another score"
+                )
+            if train.generator_share < 1 and not alone:
                 raise ValueError(
                     f"candidate '{candidate.name}': train.generator_share is {train.generator_share}, which needs "
-                    f"model.pointing on and model.pointing_sees 'patch'; set it to 1"
+                    f"model.pointing with model.pointing_sees 'patch', or model.self_supervision; set it to 1"
                 )
         return self
 

@@ -8,7 +8,8 @@ Legend: label 0 = normal, 1 = anomalous; pixel coordinates count from the upper 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -41,9 +42,11 @@ class TableType:
     name: str
     version: int
     schema: pa.Schema
+    optional: tuple[pa.Field, ...] = ()
+    """Columns that may follow, each or none; the same rules hold for them."""
 
     def write(self, path: Path, table: pa.Table) -> None:
-        """Writes `table` (exactly this type's columns, cast to its types), aside then renamed.
+        """Writes `table` (this type's columns, cast to its types), aside then renamed.
 
         Raises:
             DataError: Columns are missing or unknown, or a column marked not nullable holds a null or a NaN.
@@ -55,20 +58,38 @@ class TableType:
         two parts."""
         path = Path(path)
         metadata = {"vigil.table": self.name, "vigil.version": str(self.version)}
-        schema = self.schema.remove_metadata().with_metadata(metadata)
-        with written_aside(path) as new, pq.ParquetWriter(new, schema, compression="zstd") as writer:
+        with written_aside(path) as new, ExitStack() as stack:
+            writer = None
             for part in parts:
-                writer.write_table(self._checked(path, part).replace_schema_metadata(metadata))
+                checked = self._checked(path, part).replace_schema_metadata(metadata)
+                if writer is None:
+                    writer = stack.enter_context(pq.ParquetWriter(new, checked.schema, compression="zstd"))
+                writer.write_table(checked)
+            if writer is None:
+                pq.write_table(self._schema_of([]).with_metadata(metadata).empty_table(), new, compression="zstd")
+
+    def _schema_of(self, names: Collection[str]) -> pa.Schema:
+        """The columns of a table that has these; optional ones only where they are named."""
+        return pa.schema([*self.schema, *(field for field in self.optional if field.name in names)])
+
+    def field(self, name: str) -> pa.Field:
+        """One column, required or optional.
+
+        Raises:
+            KeyError: This type has no such column.
+        """
+        return {field.name: field for field in (*self.schema, *self.optional)}[name]
 
     def _checked(self, path: Path, table: pa.Table) -> pa.Table:
-        if set(table.column_names) != set(self.schema.names):
+        schema = self._schema_of(table.column_names)
+        if set(table.column_names) != set(schema.names):
             missing, extra = (
-                set(self.schema.names) - set(table.column_names),
-                set(table.column_names) - set(self.schema.names),
+                set(schema.names) - set(table.column_names),
+                set(table.column_names) - set(schema.names),
             )
             raise DataError(f"{path}: table '{self.name}' lacks columns {sorted(missing)}, has unknown {sorted(extra)}")
-        table = table.select(self.schema.names).cast(self.schema.remove_metadata())
-        for field in self.schema:
+        table = table.select(schema.names).cast(schema)
+        for field in schema:
             column = table.column(field.name)
             if not field.nullable and (column.null_count or _holds_nan(column)):
                 raise DataError(f"{path}: column '{field.name}' of table '{self.name}' holds a null or a NaN")
@@ -87,7 +108,7 @@ class TableType:
                 table.validate(full=True)
             except _BROKEN as error:
                 raise _unreadable(path, error) from error
-        for field in self.schema:
+        for field in table.schema:
             if not field.nullable and table.column(field.name).null_count:
                 raise _unreadable(path, ValueError(f"column '{field.name}' holds a null"))
         return table
@@ -112,7 +133,7 @@ class TableType:
                 f"{path}: expected table '{self.name}' version {self.version}, found '{found[0]}' version {found[1]}. "
                 f"Run `dvc repro` to rebuild it."
             )
-        if not file.schema_arrow.equals(self.schema, check_metadata=False):
+        if not file.schema_arrow.equals(self._schema_of(file.schema_arrow.names), check_metadata=False):
             file.close()
             raise _unreadable(path, ValueError(f"its columns are not those of '{self.name}' version {self.version}"))
         return file
@@ -214,4 +235,11 @@ PATCH_SCORES = TableType(
             _required("map_peak", pa.float64()),  # maximum of the smoothed anomaly map of the patch
         ]
     ),
+    # Of pairs that have a self-supervised trunk or a memory.
+    (
+        _required("self_supervision", pa.float64()),  # nats: mean of -log p of the turn over the four turns
+        _required("memory", pa.float64()),  # distance from normal training patches; about 1 on normal patches
+    ),
 )
+COMPONENTS = ("contextual", "latent", "map_peak", "self_supervision", "memory")
+"""The columns of PATCH_SCORES of which a score can be made, in this order."""

@@ -40,8 +40,9 @@ def pool() -> tuple[np.ndarray, PatchComponents]:
 def test_a_patch_scores_the_same_bits_in_every_company(chosen: list[int]) -> None:
     patches, reference = pool()
     here = scored(patches[chosen])
-    for name in PatchComponents._fields:
-        assert np.array_equal(getattr(here, name), getattr(reference, name)[chosen]), name
+    expected = reference.arrays()
+    for name, values in here.arrays().items():
+        assert np.array_equal(values, expected[name][chosen]), name
 
 
 IMAGES = st.lists(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=6), min_size=1, max_size=6)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, ValidationError, model_validator
 
+from vigil.calibration.fitted_score import (
+    WeightedComponent,
+    fit_weights,
+    fitted_score,
+    scales_of,
+    standardised,
+)
 from vigil.calibration.normalisation import apply_scale, fit_scale, weighted_score
 from vigil.calibration.ranking import auroc
 from vigil.calibration.threshold import (
@@ -25,7 +33,7 @@ from vigil.config import CalibrateSection, ReductionSection, Section, explain
 from vigil.errors import CalibrationError, DataError
 from vigil.files import write_json
 from vigil.records import ANOMALOUS, NORMAL
-from vigil.scoring.reduction import finite, image_scores, images_of
+from vigil.scoring.reduction import Images, components_of, finite, image_scores, images_of
 
 Scores = NDArray[np.float64]
 
@@ -37,11 +45,14 @@ class Calibration(Section):
     """A fitted calibration, as it lies in `models/calibration.json` and in the bundle."""
 
     version: Literal[1] = 1
-    score: Literal["eq6", "map_peak"]
+    score: Literal["eq6", "map_peak", "self_supervision", "memory", "fitted"]
     eta: float | None = Field(ge=0, le=1)
-    """Weight of A_G in Eq. (6); null where the score is `map_peak`."""
+    """Weight of A_G in Eq. (6); null where the score is another."""
     eta_fitted: bool
     """True: eta was chosen by AUROC on the calibration images."""
+    weighted: tuple[WeightedComponent, ...] = ()
+    """What a `fitted` score is made of; empty where the score is another."""
+    weights_fitted_on: Literal["calibration anomalies", "pseudo-anomalies"] | None = None
     reduction: ReductionSection
     scale_min: float
     """Lowest image score of calibration, min(V_A) of Eq. (7)."""
@@ -71,17 +82,23 @@ class Calibration(Section):
     def _consistent(self) -> Calibration:
         if (self.score == "eq6") != (self.eta is not None):
             raise ValueError("eta belongs to the score 'eq6' and to no other")
+        if (self.score == "fitted") != bool(self.weighted):
+            raise ValueError("weighted components belong to the score 'fitted' and to no other")
         if self.scale_min >= self.scale_max:
             raise ValueError(f"scale_min ({self.scale_min}) is not below scale_max ({self.scale_max})")
         return self
 
-    def patch_scores(self, contextual: ArrayLike, latent: ArrayLike, map_peak: ArrayLike) -> Scores:
-        """The score of each patch, [N] float64: Eq. (6), or the peak of the anomaly map.
+    def patch_scores(self, components: Mapping[str, ArrayLike]) -> Scores:
+        """The score of each patch, [N] float64: Eq. (6), a single component, or the fitted sum.
+
+        Args:
+            components: [N] each, by the names of records.COMPONENTS; more than the score needs may be given.
 
         Raises:
-            ScoreNotFinite: A component is NaN or infinite.
+            CalibrationError: The score needs a component that is not there.
+            ScoreNotFinite: A component that the score needs is NaN or infinite.
         """
-        return _patch_scores(self.eta, contextual, latent, map_peak)
+        return _patch_scores(self.score, self.eta, self.weighted, components)
 
     def scale(self, scores: ArrayLike) -> Scores:
         """Eq. (7) with the calibration's extremes: 0 and 1 are the lowest and the highest calibration image."""
@@ -113,7 +130,7 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def fit_calibration(patches: pa.Table, section: CalibrateSection) -> Calibration:
-    """Fits eta (where asked), the scale and the threshold on the calibration images.
+    """Fits eta or the weights of the components (where asked), the scale and the threshold on the calibration images.
 
     Where calibration holds anomalies, the threshold is the largest that promises `target_recall` at `confidence`
     (see `recall_threshold`), and `fpr` says what that costs. Where it holds normal images only, the threshold is
@@ -121,11 +138,13 @@ def fit_calibration(patches: pa.Table, section: CalibrateSection) -> Calibration
     made silently: `promise_kept` is False and `notes` say how many images are needed.
 
     Args:
-        patches: records.PATCH_SCORES of the calibration split; regions of interest are left out here.
+        patches: records.PATCH_SCORES of the calibration split; regions of interest are left out here, and patches
+            with pseudo-anomalies serve for the weights of a fitted score alone.
         section: What is asked for.
 
     Raises:
-        CalibrationError: There is no normal image, eta is to be fitted without anomalies, or all scores are equal.
+        CalibrationError: There is no normal image, eta is to be fitted without anomalies, all scores are equal,
+            or the score needs components or anomalies that are not there.
         DataError: An image carries two labels.
         ScoreNotFinite: A component is NaN or infinite.
     """
@@ -137,8 +156,11 @@ def fit_calibration(patches: pa.Table, section: CalibrateSection) -> Calibration
             f"split.calibration_fraction"
         )
 
+    weighted, fitted_on = _weighted(section, images, patches)
+
     def scores_with(eta: float | None) -> Scores:
-        return image_scores(_patch_scores(eta, *images.components), images.patch_image, section.reduction)
+        of_patches = _patch_scores(section.score, eta, weighted, images.components)
+        return image_scores(of_patches, images.patch_image, section.reduction)
 
     eta, eta_fitted = _eta(section, images.labels, scores_with)
     scores = scores_with(eta)
@@ -157,10 +179,14 @@ def fit_calibration(patches: pa.Table, section: CalibrateSection) -> Calibration
             f"eta = {eta} has the highest AUROC of {len(ETA_GRID)} values on these same images, which makes the "
             f"promise slightly optimistic."
         )
+    if fitted_on is not None:
+        notes.append(_weights_note(weighted, fitted_on))
     return Calibration(
         score=section.score,
         eta=eta,
         eta_fitted=eta_fitted,
+        weighted=weighted,
+        weights_fitted_on=fitted_on,
         reduction=section.reduction,
         scale_min=scale_min,
         scale_max=scale_max,
@@ -179,10 +205,60 @@ def fit_calibration(patches: pa.Table, section: CalibrateSection) -> Calibration
     )
 
 
-def _patch_scores(eta: float | None, contextual: ArrayLike, latent: ArrayLike, map_peak: ArrayLike) -> Scores:
-    if eta is None:
-        return finite(np.asarray(map_peak, np.float64), "peak of the anomaly map")
-    return weighted_score(contextual, latent, eta)
+def _patch_scores(
+    score: str, eta: float | None, weighted: tuple[WeightedComponent, ...], components: Mapping[str, ArrayLike]
+) -> Scores:
+    if score == "fitted":
+        return fitted_score(components, weighted)
+    if eta is not None:
+        return weighted_score(components["contextual"], components["latent"], eta)
+    if score not in components:
+        raise CalibrationError(
+            f"the score is '{score}', and the pair has no such component (it has {sorted(components)}); switch it on "
+            f"under model and train, or choose another calibrate.score"
+        )
+    return finite(np.asarray(components[score], np.float64), f"component '{score}'")
+
+
+FittedOn = Literal["calibration anomalies", "pseudo-anomalies"]
+
+
+def _weighted(
+    section: CalibrateSection, images: Images, patches: pa.Table
+) -> tuple[tuple[WeightedComponent, ...], FittedOn | None]:
+    """The components of a fitted score with their weights, and on what these were fitted.
+
+    The items are images, each component reduced as the score will be, where calibration holds anomalies; else they are
+    patches, as they are and with a pseudo-anomaly.
+    """
+    if section.score != "fitted":
+        return (), None
+    missing = sorted(set(section.components or ()) - images.components.keys())
+    if missing:
+        raise CalibrationError(
+            f"calibrate.components names {missing}, which the pair does not have (it has {sorted(images.components)}); "
+            f"leave them out, or switch them on under model and train"
+        )
+    used = {n: v for n, v in images.components.items() if section.components is None or n in section.components}
+    normal_patches = (images.labels == NORMAL)[images.patch_image]
+    scales = scales_of({name: values[normal_patches] for name, values in used.items()})
+    if not scales:
+        raise CalibrationError("every component is the same on most normal calibration patches; train the pair longer")
+    on: FittedOn
+    if ANOMALOUS in images.labels:
+        on, columns = "calibration anomalies", standardised(used, scales).T
+        items = np.stack([image_scores(c, images.patch_image, section.reduction) for c in columns], axis=1)
+        normal, anomalous = items[images.labels == NORMAL], items[images.labels == ANOMALOUS]
+    else:
+        stamped = components_of(patches.filter(pc.equal(patches.column("source"), "stamped")))
+        if not len(stamped["contextual"]):
+            raise CalibrationError(
+                "calibrate.score is 'fitted', and calibration holds neither anomalies nor patches with "
+                "pseudo-anomalies; set score.stamped_patches (1000, say) or raise split.calibration_anomaly_fraction"
+            )
+        on, normal, anomalous = "pseudo-anomalies", standardised(used, scales), standardised(stamped, scales)
+    weights = fit_weights(normal, anomalous)
+    return tuple(s.model_copy(update={"weight": float(w)}) for s, w in zip(scales, weights, strict=True)), on
 
 
 def _eta(
@@ -200,6 +276,13 @@ def _eta(
         )
     best = max(ETA_GRID, key=lambda eta: (auroc(labels, scores_with(eta)), -abs(eta - _USUAL_ETA)))
     return best, True
+
+
+def _weights_note(weighted: tuple[WeightedComponent, ...], on: FittedOn) -> str:
+    weights = ", ".join(f"{c.name} {c.weight:.3g}" for c in weighted)
+    if on == "calibration anomalies":
+        return f"Weights ({weights}) fitted on these same images, which makes the promise slightly optimistic."
+    return f"Weights ({weights}) fitted on the calibration patches with pseudo-anomalies; real ones may differ."
 
 
 def _recall_notes(threshold: Threshold, recall: Rate, fpr: Rate, section: CalibrateSection) -> list[str]:

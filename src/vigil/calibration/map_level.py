@@ -27,5 +27,5 @@ def fit_map_level(patches: pa.Table, target_fpr: float) -> float:
     """
     images = images_of(patches)
     peaks = np.full(len(images.ids), -np.inf)
-    np.maximum.at(peaks, images.patch_image, images.components[2])
+    np.maximum.at(peaks, images.patch_image, images.components["map_peak"])
     return conformal_threshold(peaks[images.labels == NORMAL], target_fpr).value

@@ -1,7 +1,7 @@
 """The bundle: one folder that can screen images on its own.
 
     bundle.json           format version, SHA-256 of every other file, what was learned from what and how good it is
-    pair/                 generator.safetensors, discriminator.safetensors, pair.json
+    pair/                 generator.safetensors, discriminator.safetensors, [memory.safetensors,] pair.json
     calibration.json      components to score, score scale, threshold
     preprocessing.json    the patch grid, and which images are accepted at all
 

@@ -99,6 +99,7 @@ _CURVES = (
     ("contextual_loss", "Contextual, Eq. (3)"),
     ("latent_loss", "Latent, Eq. (4)"),
     ("pointing_loss", "Pointing"),
+    ("self_supervised_loss", "Self-supervised"),
 )
 
 

@@ -220,8 +220,6 @@ def _threshold(calibration: Report) -> dict[str, Any]:
     of_patches = (
         "highest patch score" if reduction["name"] == "max" else f"mean of the {reduction['k']} highest patch scores"
     )
-    eta = calibration.get("eta")
-    chosen = " (chosen on calibration data)" if calibration.get("eta_fitted") else ""
     return {
         "value": _score(calibration["threshold"]),
         "asked": asked,
@@ -232,9 +230,23 @@ def _threshold(calibration: Report) -> dict[str, Any]:
         f"({_interval(cost)})",
         "per_thousand": round(1000 * cost["value"]),
         "notes": list(calibration["notes"]),
-        "score": "highest value of the smoothed anomaly map" if eta is None else f"Eq. (6) with η = {eta:g}{chosen}",
+        "score": _score_in_words(calibration),
         "reduction": of_patches,
     }
+
+
+def _score_in_words(calibration: Report) -> str:
+    if calibration["score"] == "eq6":
+        chosen = " (chosen on calibration data)" if calibration.get("eta_fitted") else ""
+        return f"Eq. (6) with η = {calibration['eta']:g}{chosen}"
+    if calibration["score"] == "fitted":
+        terms = " + ".join(f"{c['weight']:.3g} {c['name'].replace('_', ' ')}" for c in calibration["weighted"])
+        return f"{terms}, standardised (weights fitted on {calibration['weights_fitted_on']})"
+    return {
+        "map_peak": "highest value of the smoothed anomaly map",
+        "self_supervision": "how unsure the discriminator is of the patch's turn",
+        "memory": "distance from normal training patches in the discriminator's features",
+    }[calibration["score"]]
 
 
 def _baseline_name(name: str) -> str:

@@ -132,7 +132,7 @@ def _scored(bundle: Bundle, images: Sequence[Pixels], device: str, batch_size: i
     counts = [len(p) for p in positions]
     patches = np.concatenate([extract(i, p, patch) for i, p in zip(images, positions, strict=True)])
     found = score_patches(bundle.pair, patches, device=device_of(device), batch_size=batch_size)
-    patch_scores = calibration.patch_scores(found.contextual, found.latent, found.map_peak)
+    patch_scores = calibration.patch_scores(found.columns())
     scores = image_scores(patch_scores, np.repeat(np.arange(len(images)), counts), calibration.reduction)
     flagged, scaled = is_anomalous(scores, calibration.threshold), calibration.scale(scores)
     maps = np.split(found.maps, np.cumsum(counts)[:-1])

@@ -27,7 +27,7 @@ from vigil.files import digest_json
 from vigil.images.shards import PatchShards
 from vigil.networks.pair import PairSpec
 from vigil.records import ANOMALOUS, NORMAL, NORMAL_KIND
-from vigil.scoring.reduction import Images, image_scores, images_of
+from vigil.scoring.reduction import Images, components_of, image_scores, images_of
 from vigil.scoring.scorer import device_of
 
 FORMAT_VERSION = 1
@@ -85,7 +85,7 @@ def evaluate(
         raise DataError(f"the test scores are not those of the patches in {test.folder}; run the score stage again")
     images = images_of(scores)
     facts = _facts(images, manifest)
-    image_score = image_scores(calibration.patch_scores(*images.components), images.patch_image, calibration.reduction)
+    image_score = image_scores(calibration.patch_scores(images.components), images.patch_image, calibration.reduction)
     flagged = is_anomalous(image_score, calibration.threshold)
     normal, anomalous = images.labels == NORMAL, images.labels == ANOMALOUS
     kinds = {kind: _of_kind(images, kind) for kind in _kinds(images)}
@@ -268,8 +268,7 @@ def _paper_protocol(scores: pa.Table, calibration: Calibration) -> dict[str, Any
     Anomalous patches are the regions of interest, cut where the mask or box is known to lie, and normal patches the
     grid patches of normal images. This removes the hard part, finding a small anomaly in a large image.
     """
-    components = (scores.column(name).to_numpy() for name in ("contextual", "latent", "map_peak"))
-    patch_score = calibration.patch_scores(*components)
+    patch_score = calibration.patch_scores(components_of(scores))
     source = np.asarray(scores.column("source").to_pylist(), dtype=np.str_)
     label, image_label = (scores.column(name).to_numpy() for name in ("label", "image_label"))
     negative = (source == "grid") & (image_label == NORMAL)

@@ -19,6 +19,7 @@ from vigil.evaluation.intervals import bootstrap, percentile_interval
 from vigil.evaluation.metrics import RankedLabels
 from vigil.images.shards import PatchShards
 from vigil.records import ANOMALOUS
+from vigil.scoring.reduction import components_of
 
 Values = NDArray[np.float64]
 
@@ -53,8 +54,8 @@ def patches_inside(
     rows, meets = rows[kept], meets[kept].astype(np.int64)
     if not len(rows):
         return None
-    components = (scores.column(name).to_numpy()[rows] for name in ("contextual", "latent", "map_peak"))
-    ranked = RankedLabels(meets, calibration.patch_scores(*components))
+    components = {name: values[rows] for name, values in components_of(scores).items()}
+    ranked = RankedLabels(meets, calibration.patch_scores(components))
     draws = bootstrap(lambda w: np.array([ranked.auroc(w)]), groups[rows], section.bootstrap_samples, section.seed)
     low, high = percentile_interval(draws[:, 0], section.confidence)
     features = [pixel_features(patch) for patch in test.read(rows)]

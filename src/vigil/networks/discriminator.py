@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from vigil.config import ModelSection
 from vigil.networks.attention import AugmentedConvolution
 from vigil.networks.blocks import LEAK, FullyConnected, convolution, with_spectral_norm
 from vigil.networks.pointing import PointingDecoder
+from vigil.networks.self_supervision import SelfSupervisedTrunk
 
 _SMALLEST_GRID = 8
 _MOST_HALVINGS = 4
@@ -42,7 +44,8 @@ class AttentionDiscriminator(nn.Module):
     layer reads the real/fake logit off LeakyReLU(f(x)). Every layer carries spectral normalisation if the model says
     so. The text names no sizes; those here are ours. No batch normalisation: a patch's output depends on it alone.
 
-    Beyond the paper, where the model says so: `pointing` tells which pixels of a patch are anomalous.
+    Beyond the paper, where the model says so: `pointing` tells which pixels of a patch are anomalous, and
+    `self_supervision` how a patch was turned and shifted.
     """
 
     def __init__(self, channels: int, patch_size: int, model: ModelSection) -> None:
@@ -63,6 +66,8 @@ class AttentionDiscriminator(nn.Module):
         for above, width in zip([channels, *widths], widths, strict=False):
             layers += [convolution(above, width, kernel=4, stride=2, normed=normed), nn.LeakyReLU(LEAK)]
         self.strided = nn.Sequential(*layers)
+        self.statistics_channels = 2 * (sum(widths) + widths[-1] + model.feature_channels)
+        """D of `statistics`."""
         self.augmented = (
             AugmentedConvolution(widths[-1], widths[-1], side, model.attention, normed=normed)
             if model.attention.enabled
@@ -73,9 +78,25 @@ class AttentionDiscriminator(nn.Module):
         self.verdict = with_spectral_norm(verdict) if normed else verdict
         self.activation = nn.LeakyReLU(LEAK)
         self.pointing = PointingDecoder(channels, model) if model.pointing else None
+        self.self_supervision = SelfSupervisedTrunk(channels, model) if model.self_supervision.enabled else None
 
     def forward(self, x: Tensor) -> DiscriminatorOutput:
         """Logits and features of x [B, C, P, P] in [-1, 1]."""
         features = self.last(self.activation(self.augmented(self.strided(x)))).float()
         logits = self.verdict(self.activation(features).flatten(1))[:, 0]
         return DiscriminatorOutput(logits, features)
+
+    def statistics(self, x: Tensor) -> Tensor:
+        """Mean and standard deviation over positions of every activation, [B, C, P, P] -> [B, D] float32.
+
+        The activations: each strided level, the attention-augmented maps, and f(x).
+        """
+        levels, h = [], x
+        for layer in self.strided:
+            h = layer(h)
+            if isinstance(layer, nn.LeakyReLU):
+                levels.append(h)
+        levels.append(self.activation(self.augmented(h)))
+        levels.append(self.activation(self.last(levels[-1])))
+        spread = [level.float().std(dim=(2, 3), correction=0) for level in levels]
+        return torch.cat([*(level.float().mean(dim=(2, 3)) for level in levels), *spread], dim=1)

@@ -19,8 +19,8 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
     """Draws all parameters of `network` anew; nothing is left as the constructors made it.
 
     Convolutions and linear layers: He's normal distribution (fan-in, for LeakyReLU), biases zero. Position encodings:
-    normal with variance 1 / depth, as in attention-augmented convolutions. Spectral norms start from fresh vectors
-    with several power iterations, so that they fit the new weights.
+    normal with variance 1 / depth, as in attention-augmented convolutions. Group norms: scale 1, shift 0.
+    Spectral norms start from fresh vectors with several power iterations, so that they fit the new weights.
 
     Raises:
         TypeError: The network holds parameters of a kind that this function does not know.
@@ -29,6 +29,10 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             seen |= _initialize_layer(module, generator)
+        elif isinstance(module, nn.GroupNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+            seen |= {id(module.weight), id(module.bias)}
         elif isinstance(module, RelativeSelfAttention):
             for encoding in (module.relative_height, module.relative_width):
                 encoding.normal_(0.0, encoding.shape[1] ** -0.5, generator=generator)

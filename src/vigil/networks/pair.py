@@ -1,6 +1,7 @@
 """The pair of generator and discriminator: how it is built, what it puts out, and its folder on disk.
 
-models/pair/generator.safetensors  discriminator.safetensors  pair.json (version, spec, record, checksums)
+models/pair/generator.safetensors  discriminator.safetensors  [memory.safetensors]
+            pair.json (version, spec, record, checksums)
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from vigil.errors import CheckpointError
 from vigil.networks.discriminator import AttentionDiscriminator
 from vigil.networks.generator import DenseSkipGenerator
 from vigil.networks.initialization import initialize
+from vigil.networks.memory import Memory
+from vigil.networks.self_supervision import turn_outputs
 from vigil.networks.weights_folder import load_weights, read_weights_folder, write_weights_folder
 from vigil.seeding import torch_generator
 
@@ -54,11 +57,15 @@ class Pair:
     spec: PairSpec
     generator: DenseSkipGenerator
     discriminator: AttentionDiscriminator
+    memory: Memory | None = None
+    """Of the discriminator's features; None where the model has none, and before it is fitted."""
 
     def to(self, device: torch.device | str) -> Pair:
-        """Moves both networks to `device` and returns the pair."""
+        """Moves both networks and the memory to `device` and returns the pair."""
         self.generator.to(device)
         self.discriminator.to(device)
+        if self.memory is not None:
+            self.memory.to(device)
         return self
 
     def eval(self) -> Pair:
@@ -83,6 +90,10 @@ class PairOutputs(NamedTuple):
     """f(x^) [B, F, h, w] float32."""
     pointing: Tensor | None
     """Logits [B, P, P] of the pointing decoder, averaged over its views; None where the pair has none."""
+    self_supervision: Tensor | None = None
+    """[B] float32, the self-supervised loss over all four turns, nats; None where the pair has no such trunk."""
+    memory: Tensor | None = None
+    """[B] float64, the distance from the memory; None where the pair has none."""
 
 
 def build_pair(spec: PairSpec, seed: int) -> Pair:
@@ -102,13 +113,29 @@ def build_pair(spec: PairSpec, seed: int) -> Pair:
 def pair_outputs(pair: Pair, x: Tensor) -> PairOutputs:
     """Reconstruction and features of x [B, C, P, P] in [-1, 1], in whatever mode the pair is in."""
     reconstruction = pair.generator(x)
-    pointing = pair.discriminator.pointing
+    pointing, trunk = pair.discriminator.pointing, pair.discriminator.self_supervision
+    turns = None if trunk is None else turn_outputs(trunk, x)
+    distance = None
+    if pair.memory is not None:
+        of_turns = turns if pair.spec.model.memory.features == "self_supervision" else None
+        distance = pair.memory(remembered_features(pair, x) if of_turns is None else of_turns.features)
     return PairOutputs(
         reconstruction,
         pair.discriminator(x).features,
         pair.discriminator(reconstruction).features,
         None if pointing is None else pointing.averaged(x, reconstruction),
+        None if turns is None else turns.loss,
+        distance,
     )
+
+
+def remembered_features(pair: Pair, x: Tensor) -> Tensor:
+    """The features of x [B, C, P, P] in [-1, 1] that the model's memory knows, [B, S, D] float32."""
+    if pair.spec.model.memory.features == "discriminator":
+        return pair.discriminator.statistics(x)[:, None]
+    trunk = pair.discriminator.self_supervision
+    assert trunk is not None  # the model section says so
+    return turn_outputs(trunk, x).features
 
 
 def save_pair(folder: Path, pair: Pair, record: dict[str, Any]) -> None:
@@ -118,10 +145,16 @@ def save_pair(folder: Path, pair: Pair, record: dict[str, Any]) -> None:
         record: What is to be known of the pair's making (JSON values).
 
     Raises:
-        CheckpointError: A weight is not finite.
+        CheckpointError: A weight is not finite, or the model has a memory that was not fitted.
     """
+    if pair.spec.model.memory.enabled and pair.memory is None:
+        raise CheckpointError(
+            f"{folder}: model.memory is on, but the pair's memory was not fitted; run the train stage"
+        )
     content = {"spec": pair.spec.model_dump(mode="json"), "record": record}
     parts = {"generator": pair.generator.state_dict(), "discriminator": pair.discriminator.state_dict()}
+    if pair.memory is not None:
+        parts["memory"] = pair.memory.state_dict()
     write_weights_folder(folder, _DOCUMENT, PAIR_VERSION, content, parts)
 
 
@@ -139,6 +172,9 @@ def load_pair(folder: Path) -> tuple[Pair, dict[str, Any]]:
         raise CheckpointError(explain(error, f"{folder / 'pair.json'}: spec")) from error
     for name, network in (("generator", pair.generator), ("discriminator", pair.discriminator)):
         load_weights(network, parts.get(name, {}), folder / f"{name}.safetensors")
+    if pair.spec.model.memory.enabled:
+        pair.memory = Memory(pair.spec.model, pair.discriminator)
+        load_weights(pair.memory, parts.get("memory", {}), folder / "memory.safetensors")
     return pair.eval(), content.get("record", {})
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vigil.config import ReductionSection
 from vigil.errors import DataError, ScoreNotFinite
+from vigil.records import COMPONENTS
 
 Scores = NDArray[np.float64]
 
@@ -70,7 +71,7 @@ class Images:
     kinds: NDArray[np.str_]  # [M]
     groups: NDArray[np.str_]  # [M]
     patch_image: NDArray[np.intp]  # [N], the image of each patch
-    components: tuple[Scores, Scores, Scores]  # contextual, latent, map_peak of each patch, [N] each
+    components: dict[str, Scores]  # those of records.COMPONENTS that were computed, of each patch, [N] each
 
 
 def images_of(patches: pa.Table) -> Images:
@@ -98,15 +99,19 @@ def images_of(patches: pa.Table) -> Images:
         raise DataError(
             f"image {ids[patch_image[torn[0]]]} carries two labels; rebuild the patch index and score again"
         )
-    contextual, latent, map_peak = (grid.column(n).to_numpy() for n in ("contextual", "latent", "map_peak"))
     return Images(
         ids=ids,
         labels=labels,
         kinds=_texts(grid, "kind")[first],
         groups=_texts(grid, "group")[first],
         patch_image=patch_image,
-        components=(contextual, latent, map_peak),
+        components=components_of(grid),
     )
+
+
+def components_of(patches: pa.Table) -> dict[str, Scores]:
+    """The components that a table records.PATCH_SCORES holds, [N] float64 each, by name."""
+    return {name: patches.column(name).to_numpy() for name in COMPONENTS if name in patches.column_names}
 
 
 def _texts(table: pa.Table, column: str) -> NDArray[np.str_]:

@@ -9,9 +9,9 @@ Legend: N patches, B batch, C channels, P patch side in pixels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,11 +29,10 @@ from vigil.images.dataset import to_tensor
 from vigil.images.shards import PatchShards
 from vigil.networks.pair import Pair, pair_outputs
 from vigil.progress import Progress
-from vigil.records import PATCH_SCORES
+from vigil.records import ANOMALOUS, COMPONENTS, PATCH_SCORES
 from vigil.scoring.anomaly_map import anomaly_map, map_peak
 
 FORMAT_VERSION = 1
-_COMPONENTS = ("contextual", "latent", "map_peak")
 
 
 class PatchComponents(NamedTuple):
@@ -47,6 +46,22 @@ class PatchComponents(NamedTuple):
     """[N]; how anomalous the anomaly map is at its highest (`anomaly_map.map_peak`)."""
     maps: NDArray[np.float32]
     """[N, P, P]; the smoothed anomaly maps."""
+    self_supervision: NDArray[np.float64] | None = None
+    """[N]; nats, the mean over the four turns of -log p of the turn; None where the pair has no such trunk."""
+    memory: NDArray[np.float64] | None = None
+    """[N]; Mahalanobis distance from the memory over the root of its channels; None where the pair has none."""
+
+    def columns(self) -> dict[str, NDArray[np.float64]]:
+        """The components that there are, by the names of their columns in records.PATCH_SCORES."""
+        return {name: values for name, values in self.arrays().items() if name in COMPONENTS}
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The components that there are, and the maps, by name."""
+        return {name: values for name, values in self._asdict().items() if values is not None}
+
+    def rows(self, chosen: NDArray[Any]) -> PatchComponents:
+        """Those of some patches."""
+        return PatchComponents(*(None if values is None else values[chosen] for values in self))  # type: ignore[arg-type]
 
 
 def score_patches(
@@ -72,19 +87,24 @@ def score_patches(
         ScoreNotFinite: A component or a map of a patch is NaN or infinite.
     """
     count, size = len(patches), pair.spec.patch_size_px
+    trunk = pair.discriminator.self_supervision is not None
     scored = PatchComponents(
-        np.empty(count), np.empty(count), np.empty(count), np.empty((count, size, size), np.float32)
+        np.empty(count),
+        np.empty(count),
+        np.empty(count),
+        np.empty((count, size, size), np.float32),
+        np.empty(count) if trunk else None,
+        np.empty(count) if pair.memory is not None else None,
     )
-    with _exact_evaluation(pair.to(device)):
+    with exact_evaluation(pair.to(device)):
         for start in range(0, count, batch_size):
             batch = patches[start : start + batch_size]
             here = slice(start, start + len(batch))
             filled = np.concatenate([batch, np.repeat(batch[:1], batch_size - len(batch), axis=0)])
-            contextual, latent, peaks, maps = (t[: len(batch)].cpu() for t in _components(pair, filled, device))
-            scored.contextual[here], scored.latent[here] = contextual.numpy(), latent.numpy()
-            scored.map_peak[here], scored.maps[here] = peaks.numpy(), maps.numpy()
-    for name in PatchComponents._fields:
-        values: NDArray[np.floating[Any]] = getattr(scored, name)
+            for values, found in zip(scored, _components(pair, filled, device), strict=True):
+                if values is not None and found is not None:
+                    values[here] = found[: len(batch)].cpu().numpy()
+    for name, values in scored.arrays().items():
         bad = np.flatnonzero(~np.isfinite(values).reshape(count, -1).all(axis=1))
         if len(bad):
             raise ScoreNotFinite(
@@ -94,17 +114,18 @@ def score_patches(
     return scored
 
 
-def _components(pair: Pair, patches: NDArray[np.uint8], device: torch.device | str) -> tuple[torch.Tensor, ...]:
+def _components(pair: Pair, patches: NDArray[np.uint8], device: torch.device | str) -> tuple[torch.Tensor | None, ...]:
+    """In the order of `PatchComponents`' fields."""
     x = to_tensor(patches, device).contiguous(memory_format=torch.channels_last)  # a fifth faster on CPU
     outputs = pair_outputs(pair, x)
     contextual = (x - outputs.reconstruction).abs().flatten(1).double().mean(dim=1)
     latent = (outputs.features_x - outputs.features_reconstruction).abs().flatten(1).double().mean(dim=1)
     maps = anomaly_map(x, outputs)
-    return contextual, latent, map_peak(maps, outputs).double(), maps
+    return contextual, latent, map_peak(maps, outputs).double(), maps, outputs.self_supervision, outputs.memory
 
 
 @contextmanager
-def _exact_evaluation(pair: Pair) -> Iterator[None]:
+def exact_evaluation(pair: Pair) -> Iterator[None]:
     """Evaluation mode, no gradients, no autocast, no TF32, no kernel chosen by timing."""
     networks = (pair.generator, pair.discriminator)
     modes = [network.training for network in networks]
@@ -127,7 +148,14 @@ def _exact_evaluation(pair: Pair) -> Iterator[None]:
 # -------------------------------------------------------------------------------------------------------- whole splits
 
 
-def score_split(pair: Pair, shards: PatchShards, table_path: Path, maps_folder: Path, score: ScoreSection) -> None:
+def score_split(
+    pair: Pair,
+    shards: PatchShards,
+    table_path: Path,
+    maps_folder: Path,
+    score: ScoreSection,
+    stamped: pa.Table | None = None,
+) -> None:
     """Scores all patches of a split, regions of interest included, bucket by bucket.
 
     A bucket on disk that was made by the same pair from the same shard in the same way is kept; so a run that was
@@ -137,9 +165,10 @@ def score_split(pair: Pair, shards: PatchShards, table_path: Path, maps_folder: 
     Args:
         pair: The pair; is moved to the device.
         shards: The split's patches.
-        table_path: Of the table records.PATCH_SCORES, rows as in the patch index.
+        table_path: Of the table records.PATCH_SCORES, its first rows as in the patch index.
         maps_folder: Of the anomaly maps.
         score: Batch size and device.
+        stamped: From `score_stamped`: rows that follow those of the patch index.
 
     Raises:
         ScoreNotFinite: A component or a map is NaN or infinite; the message names the patch.
@@ -159,7 +188,30 @@ def score_split(pair: Pair, shards: PatchShards, table_path: Path, maps_folder: 
     pieces = _scored_pieces(pair, shards, missing, device, score.batch_size)
     for bucket, of_bucket in groupby(pieces, key=itemgetter(0)):
         _write_bucket(shards, bucket, (scored for _, scored in of_bucket), maps_folder, digests[bucket])
-    PATCH_SCORES.write_parts(table_path, (_table_part(shards, bucket, maps_folder) for bucket in shards.buckets))
+    parts = (_table_part(shards, bucket, maps_folder) for bucket in shards.buckets)
+    PATCH_SCORES.write_parts(table_path, chain(parts, [] if stamped is None else [stamped]))
+
+
+def score_stamped(
+    pair: Pair, shards: PatchShards, rows: NDArray[np.int64], stamped: NDArray[np.uint8], score: ScoreSection
+) -> pa.Table:
+    """Components of copies of normal patches with pseudo-anomalies stamped in: records.PATCH_SCORES, source "stamped".
+
+    Args:
+        pair: The pair; is moved to the device.
+        shards: Where the patches were taken from.
+        rows: [N], of the patches.
+        stamped: The copies, uint8 [N, P, P, C].
+        score: Batch size and device.
+
+    Raises:
+        ScoreNotFinite, ConfigError: As `score_split`.
+    """
+    found = score_patches(pair, stamped, device=device_of(score.device), batch_size=score.batch_size)
+    part = shards.index.take(rows)
+    part = part.set_column(part.column_names.index("source"), "source", pa.array(["stamped"] * len(rows)))
+    part = part.set_column(part.column_names.index("label"), "label", pa.array([ANOMALOUS] * len(rows), pa.int8()))
+    return _with_components(part, {name: pa.array(values) for name, values in found.columns().items()})
 
 
 def device_of(name: str) -> torch.device:
@@ -174,9 +226,9 @@ def device_of(name: str) -> torch.device:
 
 
 def pair_digest(pair: Pair) -> str:
-    """The SHA-256 over spec and weights: pairs with equal digests give equal scores."""
+    """The SHA-256 over spec, weights and memory: pairs with equal digests give equal scores."""
     sha = hashlib.sha256(canonical_json(pair.spec.model_dump(mode="json")).encode())
-    for part in (pair.generator, pair.discriminator):
+    for part in (pair.generator, pair.discriminator, *([] if pair.memory is None else [pair.memory])):
         for name, tensor in sorted(part.state_dict().items()):
             sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -203,7 +255,7 @@ def _scored_pieces(
             raise ScoreNotFinite(f"{shards.folder}, patches {first} to {last}: {error}") from error
         buckets_here = bucket_of_row[start : start + batch_size]
         for bucket in np.unique(buckets_here).tolist():
-            yield bucket, PatchComponents(*(values[buckets_here == bucket] for values in scored))
+            yield bucket, scored.rows(buckets_here == bucket)
         progress.advance(len(here))
     progress.close(f"{len(shards.buckets) - len(buckets)} of {len(shards.buckets)} buckets kept")
 
@@ -213,15 +265,15 @@ def _write_bucket(
 ) -> None:
     maps_path, record_path = _paths(maps_folder, bucket)
     record_path.unlink(missing_ok=True)  # or a kill between the two files could pair new maps with an old record
-    columns: dict[str, list[NDArray[np.float64]]] = {name: [] for name in _COMPONENTS}
+    columns: dict[str, list[NDArray[np.float64]]] = {}
     shape = (len(shards.rows_of(bucket=bucket)), shards.patch_size, shards.patch_size)
     with written_aside(maps_path) as new:
         maps, written = np.lib.format.open_memmap(new, "w+", np.float16, shape), 0
         for scored in pieces:
             maps[written : written + len(scored.maps)] = scored.maps
             written += len(scored.maps)
-            for name in _COMPONENTS:
-                columns[name].append(getattr(scored, name))
+            for name, values in scored.columns().items():
+                columns.setdefault(name, []).append(values)
         maps.flush()
         del maps
     record = {"vigil.digest": digest, "vigil.maps": digest_file(maps_path)}
@@ -247,9 +299,14 @@ def _table_part(shards: PatchShards, bucket: int, maps_folder: Path) -> pa.Table
     rows = shards.rows_of(bucket=bucket)
     part = shards.index.slice(int(rows[0]), len(rows))
     components = pq.read_table(_paths(maps_folder, bucket)[1])
-    for name in _COMPONENTS:
-        part = part.append_column(PATCH_SCORES.schema.field(name), components.column(name))
-    return part.select(PATCH_SCORES.schema.names)
+    return _with_components(part, {name: components.column(name) for name in components.column_names})
+
+
+def _with_components(part: pa.Table, components: Mapping[str, Any]) -> pa.Table:
+    """Rows of a patch index as rows of records.PATCH_SCORES."""
+    for name, values in components.items():
+        part = part.append_column(PATCH_SCORES.field(name), values)
+    return part.select([*PATCH_SCORES.schema.names, *(f.name for f in PATCH_SCORES.optional if f.name in components)])
 
 
 def _paths(maps_folder: Path, bucket: int) -> tuple[Path, Path]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from vigil.config import ModelSection, PatchSection, RegisterSection, TrainSection, candidate_sections
 from vigil.files import write_json, write_text
-from vigil.seeding import derive_seed
 from vigil.stages import layout
+from vigil.stages.stamping import stamped_copies
 from vigil.training.recorder import TIMINGS, MemoryRecorder, Recorder, StepRecord
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def run(patch: PatchSection, model: ModelSection, train: TrainSection, register:
     from vigil.delivery.mlflow_tracking import training_run
     from vigil.images.shards import PatchShards
     from vigil.networks.pair import PairSpec, save_pair
+    from vigil.scoring.memory_fit import fit_memory
+    from vigil.scoring.scorer import device_of
     from vigil.training.loop import train_candidate
     from vigil.training.selection import rank_candidates
 
@@ -74,6 +76,7 @@ def run(patch: PatchSection, model: ModelSection, train: TrainSection, register:
                 pair = train_candidate(
                     spec, own_train, candidate.seed, shards["train"], work / candidate.name, _Both(rows, recorder)
                 )
+            fit_memory(pair, shards["train"], seed=candidate.seed, device=device_of(own_train.device))
             patches = shards["calibration"].read(grid)
             scores.append(_scores(candidate.name, pair, own_train, candidate.seed, patches, not labels.any()))
             results[candidate.name] = (pair, {"seed": candidate.seed, **own})
@@ -107,23 +110,18 @@ def _scores(
 ) -> CandidateScores:
     """What a candidate makes of the calibration patches and, where these are all normal and it points, of the same
     patches with pseudo-anomalies."""
-    import numpy as np
-
     from vigil.scoring.scorer import device_of, score_patches
-    from vigil.training.pseudo_anomalies import colour_table, pseudo_anomalies
     from vigil.training.selection import CandidateScores
 
     device = device_of(train.device)
     found = score_patches(pair, patches, device=device, batch_size=_BATCH)
+    if not pair.spec.model.pointing and found.self_supervision is not None:
+        return CandidateScores(name, found.self_supervision, found.contextual, self_supervision=found.self_supervision)
     if not pair.spec.model.pointing:
         return CandidateScores(name, _ETA * found.contextual + (1 - _ETA) * found.latent, found.contextual)
     if not normal_only:
         return CandidateScores(name, found.map_peak, found.contextual)
-    stamps = train.pseudo_anomalies.model_copy(update={"clean_fraction": 0.0})
-    donors = np.roll(patches, len(patches) // 2, axis=0)
-    numbers = np.arange(len(patches), dtype=np.int64)
-    own_seed = derive_seed(seed, "selection")
-    stamped, _ = pseudo_anomalies(patches, donors, stamps, colour_table(patches), seed=own_seed, numbers=numbers)
+    stamped = stamped_copies(patches, train.pseudo_anomalies, seed, "selection")
     after = score_patches(pair, stamped, device=device, batch_size=_BATCH)
     return CandidateScores(name, found.map_peak, found.contextual, after.map_peak)
 

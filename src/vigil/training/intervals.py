@@ -41,6 +41,7 @@ def add_step(state: RunState, d: DiscriminatorStep, g: GeneratorStep) -> None:
     values = {
         "discriminator_loss": d.adversarial,
         "pointing_loss": d.pointing,
+        "self_supervised_loss": d.self_supervision,
         "generator_loss": g.loss,
         "adversarial_loss": g.adversarial,
         "contextual_loss": g.contextual,
@@ -109,7 +110,8 @@ def status_line(row: StepRecord, plan: Plan) -> str:
     return (
         f"step {row.images_seen // plan.train.batch_size}, {row.images_seen}/{plan.total_images} images, "
         f"D {row.discriminator_loss:.4f}, G {row.generator_loss:.4f} (adv {row.adversarial_loss:.4f}, con "
-        f"{row.contextual_loss:.4f}, lat {row.latent_loss:.5f}), pointing {row.pointing_loss:.4f}, gradient norm D "
+        f"{row.contextual_loss:.4f}, lat {row.latent_loss:.5f}), pointing {row.pointing_loss:.4f}, self-supervised "
+        f"{row.self_supervised_loss:.4f}, gradient norm D "
         f"{row.discriminator_gradient_norm:.3g} G {row.generator_gradient_norm:.3g}, {row.images_per_s:.1f} images/s, "
         f"{row.memory_mib:.0f} MiB, ETA {row.eta_s:.0f} s"
     )

@@ -33,9 +33,11 @@ from vigil.training.intervals import Clock, Reporter, add_step, finish_interval
 from vigil.training.plan import Plan, make_plan
 from vigil.training.pseudo_anomalies import colour_table, decoys, pseudo_anomalies
 from vigil.training.recorder import Recorder, StepRecord
+from vigil.training.self_supervision import training_views
 from vigil.training.steps import (
     Corruption,
     Players,
+    Views,
     discriminator_step,
     generator_step,
     make_players,
@@ -103,7 +105,8 @@ def _train(fabric: Fabric, plan: Plan, patches: PatchShards, report: Report) -> 
             with fabric.autocast():
                 played = math.ceil(train.generator_share * len(x))
                 reconstruction = players.pair.generator((x if corruption is None else corruption.patches)[:played])
-            d = discriminator_step(fabric, players, x, reconstruction, train.weights, corruption)
+            views = _views(x, plan, state.images_seen, fabric)
+            d = discriminator_step(fabric, players, x, reconstruction, train.weights, corruption, views)
             g = generator_step(fabric, players, x[:played], reconstruction, train.weights)
         except TrainingDiverged as error:
             raise TrainingDiverged(f"after {state.images_seen} of {plan.total_images} images: {error}") from error
@@ -173,6 +176,13 @@ def _batch(
     corrupted, anomalous = pseudo_anomalies(pixels, donors, section, colours, seed=plan.seed, numbers=numbers)
     inputs = to_tensor(corrupted, fabric.device).contiguous(memory_format=torch.channels_last)
     return x, Corruption(inputs, torch.from_numpy(anomalous).to(fabric.device))
+
+
+def _views(x: Tensor, plan: Plan, images_seen: int, fabric: Fabric) -> Views | None:
+    """The views of this process's share of the batch; None where the pair has no self-supervised trunk."""
+    if not plan.spec.model.self_supervision.enabled:
+        return None
+    return training_views(x, numpy_generator(plan.seed, "views", images_seen, fabric.global_rank))
 
 
 def _colours(patches: PatchShards, seed: int) -> npt.NDArray[np.float32]:

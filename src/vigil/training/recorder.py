@@ -38,6 +38,8 @@ class StepRecord:
     """Until the training budget is used up, at this interval's speed."""
     pointing_loss: float = 0.0
     """Of the pointing decoder; 0 where the pair has none."""
+    self_supervised_loss: float = 0.0
+    """Of the self-supervised trunk; 0 where the pair has none."""
 
 
 class Recorder(Protocol):

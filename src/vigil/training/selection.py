@@ -16,7 +16,12 @@ from sklearn.metrics import roc_auc_score
 from vigil.errors import DataError, TrainingDiverged
 from vigil.records import ANOMALOUS, NORMAL
 
-Criterion = Literal["calibration_image_auroc", "calibration_pseudo_anomaly_auroc", "calibration_mean_contextual_loss"]
+Criterion = Literal[
+    "calibration_image_auroc",
+    "calibration_pseudo_anomaly_auroc",
+    "calibration_mean_self_supervised_loss",
+    "calibration_mean_contextual_loss",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +30,14 @@ class CandidateScores:
 
     name: str
     patch_scores: npt.NDArray[np.float64]
-    """The score that the pair is made for: Eq. (6), arXiv 2211.13808, or the peak of the map where it points."""
+    """The score that the pair is made for: Eq. (6), arXiv 2211.13808, the peak of the map where it points, or the
+    self-supervised loss where it has such a trunk."""
     contextual: npt.NDArray[np.float64]
     """A_G of Eq. (6)."""
     stamped_scores: npt.NDArray[np.float64] | None = None
     """The score of the same patches with pseudo-anomalies stamped in; None where the pair does not point."""
+    self_supervision: npt.NDArray[np.float64] | None = None
+    """The self-supervised loss; None where the pair has no such trunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +65,9 @@ def rank_candidates(
 
     Where calibration holds anomalous images: the highest AUROC over images, an image's score being the largest of its
     patches. Where it holds none and every candidate points: the highest AUROC of patches with pseudo-anomalies against
-    the same patches without. Else: the lowest mean of A_G over the patches, for lack of anything better; it favours
-    candidates that copy well, which is not the same as candidates that detect well.
+    the same patches without. Else, where every candidate has a self-supervised trunk: the lowest mean of its loss.
+    Else: the lowest mean of A_G over the patches, for lack of anything better; it favours candidates that copy well,
+    which is not the same as candidates that detect well.
 
     Args:
         candidates: Scores of the calibration patches.
@@ -77,6 +86,7 @@ def rank_candidates(
 
     criterion: Criterion
     stamped = {c.name: c.stamped_scores for c in candidates if c.stamped_scores is not None}
+    turns = {c.name: c.self_supervision for c in candidates if c.self_supervision is not None}
     if anomalous:
         criterion = "calibration_image_auroc"
         reason = f"calibration holds {anomalous} anomalous images, so the AUROC over its images decides"
@@ -85,11 +95,15 @@ def rank_candidates(
         criterion = "calibration_pseudo_anomaly_auroc"
         reason = "calibration holds normal images only, so the AUROC of its patches with pseudo-anomalies decides"
         values = {c.name: _two_sample_auroc(c.patch_scores, stamped[c.name]) for c in candidates}
+    elif len(turns) == len(candidates):
+        criterion = "calibration_mean_self_supervised_loss"
+        reason = "calibration holds normal images only, so the lowest mean self-supervised loss on them decides"
+        values = {name: float(losses.mean()) for name, losses in turns.items()}
     else:
         criterion = "calibration_mean_contextual_loss"
         reason = "calibration holds normal images only, so the lowest mean contextual loss on them decides"
         values = {c.name: float(c.contextual.mean()) for c in candidates}
-    higher = criterion != "calibration_mean_contextual_loss"
+    higher = criterion.endswith("auroc")
     chosen = (max if higher else min)(values, key=values.__getitem__)
     return Selection(chosen, criterion, higher, values, len(images), anomalous, reason)
 
@@ -125,5 +139,5 @@ def _check(candidates: Sequence[CandidateScores], patches: int, of_image: npt.ND
 
 
 def _of(candidate: CandidateScores) -> list[npt.NDArray[np.float64]]:
-    stamped = [] if candidate.stamped_scores is None else [candidate.stamped_scores]
-    return [candidate.patch_scores, candidate.contextual, *stamped]
+    optional = (candidate.stamped_scores, candidate.self_supervision)
+    return [candidate.patch_scores, candidate.contextual, *(values for values in optional if values is not None)]

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from vigil.config import LossWeights, TrainSection
 from vigil.errors import TrainingDiverged
 from vigil.networks.pair import Pair
+from vigil.networks.self_supervision import turn_loss
 from vigil.training.losses import (
     adversarial_discriminator_loss,
     adversarial_generator_loss,
@@ -43,6 +44,8 @@ class DiscriminatorStep:
     """-L_adv of Eq. (2); 0 where it was not computed."""
     pointing: float
     """The pointing loss; 0 where the pair does not point."""
+    self_supervision: float
+    """The self-supervised loss; 0 where the pair has no such trunk."""
     loss: float
     """Their weighted sum."""
     gradient_norm: float
@@ -67,6 +70,15 @@ class Corruption(NamedTuple):
     """[B, C, P, P] in [-1, 1], with pseudo-anomalies."""
     anomalous: Tensor
     """bool [B, P, P], the pixels that visibly changed."""
+
+
+class Views(NamedTuple):
+    """Turned copies of a batch of normal patches."""
+
+    patches: Tensor
+    """[V, C, P, P] in [-1, 1]."""
+    quarters: Tensor
+    """int64 [V], by how many quarters each was turned, 0 to 3."""
 
 
 @dataclass(slots=True)
@@ -106,26 +118,30 @@ def discriminator_step(
     reconstruction: Tensor,
     weights: LossWeights,
     corruption: Corruption | None = None,
+    views: Views | None = None,
 ) -> DiscriminatorStep:
-    """Moves the discriminator once towards telling x from x^ and, where it points, towards finding the corruption.
+    """Moves the discriminator once towards telling x from x^ and, where it points, towards finding the corruption;
+    where it has a self-supervised trunk, also towards telling how the views were turned.
 
     Its verdict on whole patches learns from Eq. (2) alone. The text leaves open whether the discriminator, too, sees
     the latent loss of Eq. (5); a discriminator that minimised it could do so by making f constant. Where the
-    discriminator points and the generator listens neither to its verdict nor to its features (both weights 0), they
-    are not trained at all, which saves their time.
+    discriminator has another task and the generator listens neither to its verdict nor to its features (both weights
+    0), they are not trained at all, which saves their time.
 
     Args:
         x: Normal patches [B, C, P, P] in [-1, 1].
         reconstruction: x^ of the first patches of x, or of all; no gradient flows back to the generator.
         weights: w1, w2, w3 and the weight of pointing.
         corruption: Of all of x; needed where the discriminator points.
+        views: Of x; needed where the discriminator has a self-supervised trunk.
 
     Raises:
         TrainingDiverged: The loss or the gradient's norm is not finite; the discriminator has not moved.
     """
     discriminator, reconstruction = players.pair.discriminator, reconstruction.detach()
-    adversarial = pointing = x.new_zeros(())
-    if discriminator.pointing is None or weights.adversarial or weights.latent:
+    adversarial = pointing = self_supervision = x.new_zeros(())
+    judges_only = discriminator.pointing is None and discriminator.self_supervision is None
+    if judges_only or weights.adversarial or weights.latent:
         with fabric.autocast():
             logits = discriminator(torch.cat([x[: len(reconstruction)], reconstruction])).logits
         adversarial = adversarial_discriminator_loss(*logits.chunk(2))
@@ -134,11 +150,15 @@ def discriminator_step(
             restored = reconstruction if len(reconstruction) == len(x) else None
             pointed = discriminator.pointing(corruption.patches, restored)
         pointing = pointing_loss(pointed, corruption.anomalous)
-    loss = adversarial + weights.pointing * pointing
+    if discriminator.self_supervision is not None and views is not None:
+        with fabric.autocast():
+            told = discriminator.self_supervision(views.patches).logits
+        self_supervision = turn_loss(told, views.quarters).mean()
+    loss = adversarial + weights.pointing * pointing + weights.self_supervision * self_supervision
 
     players.discriminator_optimizer.zero_grad()
     fabric.backward(loss)
-    losses = {"loss": loss, "adversarial": adversarial, "pointing": pointing}
+    losses = {"loss": loss, "adversarial": adversarial, "pointing": pointing, "self_supervision": self_supervision}
     values = _move(fabric, discriminator, players.discriminator_optimizer, losses, "discriminator")
     return DiscriminatorStep(**values)
 

@@ -106,7 +106,7 @@ def test_map_peak_ignores_eta_and_reduces_per_image() -> None:
     section = CalibrateSection(score="map_peak", eta="fit", reduction=ReductionSection(name="top_k_mean", k=2))
     fitted = fit_calibration(patches(np.arange(60.0), NONE, per_image=3), section)
     assert (fitted.eta, fitted.eta_fitted, fitted.n_normal) == (None, False, 20)
-    assert fitted.patch_scores([1.0], [1.0], [7.0]).tolist() == [7.0]
+    assert fitted.patch_scores({"contextual": [1.0], "latent": [1.0], "map_peak": [7.0]}).tolist() == [7.0]
     assert (fitted.scale_min, fitted.scale_max) == (15.0, 585.0)  # images 0, 1, 2 and 57, 58, 59, times 10
 
 

@@ -187,7 +187,7 @@ def test_patches_inside_anomalous_images_are_compared_with_their_neighbours(
     used = [row for image in of_image.values() if len({r["label"] for r in image}) == 2 for row in image]
     inside = evaluation.report["patch_auroc_inside"]
     scores = project.calibration.patch_scores(
-        *(np.array([r[n] for r in used]) for n in ("contextual", "latent", "map_peak"))
+        {n: np.array([r[n] for r in used]) for n in ("contextual", "latent", "map_peak")}
     )
     labels = [row["label"] for row in used]
     assert inside["value"] == pytest.approx(roc_auc_score(labels, scores))

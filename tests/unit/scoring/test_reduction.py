@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -65,8 +66,8 @@ def test_images_of_leaves_regions_of_interest_out() -> None:
     assert images.kinds.tolist() == ["normal", "cut"]
     assert images.groups.tolist() == ["group-a", "group-b"]
     assert images.patch_image.tolist() == [1, 0, 1]
-    assert images.components[0].tolist() == [1.0, 2.0, 3.0]
-    assert images.components[2].tolist() == [3.0, 6.0, 9.0]
+    assert images.components["contextual"].tolist() == [1.0, 2.0, 3.0]
+    assert images.components["map_peak"].tolist() == [3.0, 6.0, 9.0]
 
 
 def test_images_of_refuses_torn_labels_and_images_without_grid() -> None:
@@ -76,3 +77,19 @@ def test_images_of_refuses_torn_labels_and_images_without_grid() -> None:
         images_of(table([("a", "grid", 0, "normal", 1.0), ("b", "roi", 1, "cut", 1.0)]))
     with pytest.raises(DataError, match="none of the 1 scored patches"):
         images_of(table([("b", "roi", 1, "cut", 1.0)]))
+
+
+def test_optional_components_are_kept_and_never_hold_a_nan(tmp_path: Path) -> None:
+    plain = table([("a", "grid", 0, "normal", 1.0)])
+    assert "memory" not in images_of(plain).components
+    for value in (2.0, float("nan")):
+        longer = plain.append_column(PATCH_SCORES.field("memory"), pa.array([value]))
+        assert list(images_of(longer).components) == ["contextual", "latent", "map_peak", "memory"]
+        if value == 2.0:
+            PATCH_SCORES.write(tmp_path / "s.parquet", longer)
+            assert PATCH_SCORES.read(tmp_path / "s.parquet").column("memory").to_pylist() == [2.0]
+        else:
+            with pytest.raises(DataError, match="column 'memory' of table 'patch_scores' holds a null or a NaN"):
+                PATCH_SCORES.write(tmp_path / "s.parquet", longer)
+    with pytest.raises(DataError, match="unknown"):
+        PATCH_SCORES.write(tmp_path / "s.parquet", plain.append_column("more", pa.array([1.0])))

@@ -7,10 +7,18 @@ import pytest
 import torch
 from PIL import Image
 
-from vigil.config import AttentionSection, ModelSection, PatchSection, ScoreSection
+from vigil.config import (
+    AttentionSection,
+    MemorySection,
+    ModelSection,
+    PatchSection,
+    ScoreSection,
+    SelfSupervisionSection,
+)
 from vigil.errors import ConfigError, ScoreNotFinite
 from vigil.files import digest_bytes, digest_folder
 from vigil.images.shards import PatchShards, extract_split
+from vigil.networks.memory import Memory
 from vigil.networks.pair import Pair, PairSpec, build_pair, load_pair, save_pair
 from vigil.records import MANIFEST, PATCH_SCORES, SPLIT_TABLE
 from vigil.scoring.scorer import device_of, pair_digest, score_patches, score_split
@@ -26,9 +34,27 @@ SPEC = PairSpec(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def pair() -> Pair:
-    return build_pair(SPEC, seed=0)
+EXTENDED = SPEC.model_copy(
+    update={"model": SPEC.model.model_copy(update={"self_supervision": SelfSupervisionSection(enabled=True, width=8)})}
+)
+
+
+@pytest.fixture(scope="module", params=["paper", "discriminator", "self_supervision"])
+def pair(request: pytest.FixtureRequest) -> Pair:
+    """As the paper has it, or with a self-supervised trunk and a memory (random: nothing here needs a fitted one)."""
+    if request.param == "paper":
+        return build_pair(SPEC, seed=0)
+    return with_memory(build_pair(EXTENDED, seed=0), request.param)
+
+
+def with_memory(pair: Pair, features: str) -> Pair:
+    model = pair.spec.model.model_copy(update={"memory": MemorySection(enabled=True, features=features)})
+    pair.spec = pair.spec.model_copy(update={"model": model})
+    pair.memory = Memory(model, pair.discriminator)
+    random = torch.Generator().manual_seed(1)
+    for buffer in pair.memory.buffers():
+        buffer.normal_(generator=random)
+    return pair
 
 
 def random_patches(count: int, channels: int = 1) -> np.ndarray:
@@ -41,8 +67,12 @@ def score(pair: Pair, patches: np.ndarray, batch_size: int = 8):  # type: ignore
 
 def test_components_have_the_promised_form(pair: Pair) -> None:
     scored = score(pair, random_patches(11))
-    assert [v.shape for v in scored] == [(11,), (11,), (11,), (11, 32, 32)]
-    assert [v.dtype for v in scored] == [np.float64, np.float64, np.float64, np.float32]
+    found = scored.arrays()
+    more = [] if pair.memory is None else ["self_supervision", "memory"]
+    assert list(found) == ["contextual", "latent", "map_peak", "maps", *more]
+    assert [found[n].shape for n in found] == [(11,), (11,), (11,), (11, 32, 32), *[(11,) for _ in more]]
+    assert [found[n].dtype == np.float64 for n in found] == [True, True, True, False, *[True for _ in more]]
+    assert [*scored.columns()] == ["contextual", "latent", "map_peak", *more]
     assert np.array_equal(scored.map_peak, scored.maps.max(axis=(1, 2)).astype(np.float64))
     assert len(np.unique(scored.contextual)) == len(np.unique(scored.latent)) == 11
     assert min(scored.contextual.min(), scored.latent.min(), scored.maps.min()) >= 0
@@ -55,8 +85,7 @@ def test_a_patch_scores_the_same_bits_alone_in_any_order_and_with_any_neighbours
     shuffled = score(pair, patches[order])
     extreme = np.concatenate([patches[:1], np.full((7, 32, 32, 1), 255, np.uint8), np.zeros((9, 32, 32, 1), np.uint8)])
     beside_extremes = score(pair, extreme)
-    for name in together._fields:
-        values = getattr(together, name)
+    for name, values in together.arrays().items():
         assert np.array_equal(getattr(shuffled, name), values[order]), name
         assert np.array_equal(getattr(beside_extremes, name)[0], values[0]), name
         for number in (0, 7, 20):
@@ -66,7 +95,8 @@ def test_a_patch_scores_the_same_bits_alone_in_any_order_and_with_any_neighbours
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_another_batch_size_moves_no_score_by_more_than_1e_6(pair: Pair, batch_size: int) -> None:
     patches = random_patches(21)
-    for one, other in zip(score(pair, patches), score(pair, patches, batch_size), strict=True):
+    others = score(pair, patches, batch_size).arrays()
+    for one, other in zip(score(pair, patches).arrays().values(), others.values(), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
 
 
@@ -150,8 +180,9 @@ def test_score_split_writes_components_in_the_order_of_the_index(pair: Pair, tmp
     assert table.num_rows == len(shards) == 24
     assert table.column("patch_id").to_pylist() == shards.index.column("patch_id").to_pylist()
     direct = score(pair, shards.read(np.arange(24)), 4)
-    for name in ("contextual", "latent", "map_peak"):
-        assert np.array_equal(table.column(name).to_numpy(), getattr(direct, name))
+    assert table.column_names[len(PATCH_SCORES.schema.names) :] == list(direct.columns())[3:]
+    for name, values in direct.columns().items():
+        assert np.array_equal(table.column(name).to_numpy(), values)
     stored = np.concatenate([np.load(tmp_path / "maps" / f"bucket-{b:04d}.npy") for b in shards.buckets])
     assert stored.dtype == np.float16
     np.testing.assert_allclose(stored, direct.maps, rtol=1e-3)

@@ -63,7 +63,7 @@ def test_screened_scores_equal_the_pipelines(tmp_path: Path, channels: int) -> N
     score_split(pair, shards, tmp_path / "scores.parquet", tmp_path / "maps", ScoreSection(batch_size=16, device="cpu"))
     scored = images_of(PATCH_SCORES.read(tmp_path / "scores.parquet"))
     calibration = tiny_calibration()
-    expected = image_scores(calibration.patch_scores(*scored.components), scored.patch_image, calibration.reduction)
+    expected = image_scores(calibration.patch_scores(scored.components), scored.patch_image, calibration.reduction)
 
     save_pair(tmp_path / "pair", pair, {})
     write_tiny_bundle(tmp_path / "bundle", pair=tmp_path / "pair", patch=patch, calibration=calibration)

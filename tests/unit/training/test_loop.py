@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.unit.training.make_patches import SPEC, train_section, write_patches
+from vigil.config import SelfSupervisionSection
 from vigil.errors import CheckpointError, ConfigError, TrainingDiverged
 from vigil.images.shards import PatchShards
 from vigil.training import loop
@@ -22,6 +23,9 @@ from vigil.training.recorder import TIMINGS, MemoryRecorder
 PROJECT = Path(__file__).parents[3]
 POINTING = SPEC.model_copy(update={"model": SPEC.model.model_copy(update={"pointing": True, "pointing_width": 4})})
 POINTING_ALONE = POINTING.model_copy(update={"model": POINTING.model.model_copy(update={"pointing_sees": "patch"})})
+TURNING = SPEC.model_copy(
+    update={"model": SPEC.model.model_copy(update={"self_supervision": SelfSupervisionSection(enabled=True, width=8)})}
+)
 TRAIN = train_section()  # 10 patches, 2 epochs, batches of 4: 20 images, an epoch ends inside the third batch
 
 
@@ -98,7 +102,8 @@ def test_a_run_uses_its_budget_and_records_every_interval(uninterrupted):
     pair, steps = uninterrupted
     assert [s.images_seen for s in steps] == [8, 16, 20]
     assert not pair.generator.training
-    assert all(v > 0 for s in steps for k, v in dataclasses.asdict(s).items() if k not in ("eta_s", "pointing_loss"))
+    zero = ("eta_s", "pointing_loss", "self_supervised_loss")
+    assert all(v > 0 for s in steps for k, v in dataclasses.asdict(s).items() if k not in zero)
     assert steps[-1].eta_s == 0
 
 
@@ -153,6 +158,23 @@ def test_a_stopped_restoring_and_pointing_run_goes_on_exactly_too(steps, silent,
     still = {k for k in trained if torch.equal(trained[k], fresh[k])}
     verdict = {k for k in trained if k.startswith("discriminator.") and ".pointing." not in k}
     assert still == (verdict if silent else set())
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_a_stopped_self_supervised_run_goes_on_exactly_too(steps, patches, tmp_path, stop_after):
+    train = train_section(weights={"adversarial": 0.0, "latent": 0.0}, generator_share=0.3)
+    whole, resumed = MemoryRecorder(), MemoryRecorder()
+    expected = train_candidate(TURNING, train, 7, patches, tmp_path / "whole", whole)
+    disarm = stop_after(steps)
+    with pytest.raises(Stop):
+        train_candidate(TURNING, train, 7, patches, tmp_path, MemoryRecorder())
+    disarm()
+    assert_same_weights(train_candidate(TURNING, train, 7, patches, tmp_path, resumed), expected)
+    assert without_timings(resumed.steps) == without_timings(whole.steps)
+    assert all(step.self_supervised_loss > 0 == step.discriminator_loss for step in whole.steps)
+    fresh, trained = moving(loop.build_pair(TURNING, 7)), moving(expected)
+    still = {k for k in trained if torch.equal(trained[k], fresh[k])}
+    assert still == {k for k in trained if k.startswith("discriminator.") and ".self_supervision." not in k}
 
 
 @pytest.mark.parametrize("changes", [{"optimizer": "sgd"}, {"precision": "bf16-mixed"}])

@@ -53,6 +53,18 @@ def test_where_one_candidate_does_not_point_all_are_judged_alike():
     assert (selection.criterion, selection.chosen) == ("calibration_mean_contextual_loss", "plain")
 
 
+def test_without_anomalies_the_lowest_self_supervised_loss_decides_where_all_have_one():
+    def turning(name, loss, contextual):
+        values = np.full(6, loss)
+        return CandidateScores(name, values, np.full(6, contextual), self_supervision=values)
+
+    selection = rank_candidates([turning("one", 0.9, 0.1), turning("two", 0.2, 0.3)], IDS, [0] * 6)
+    assert (selection.criterion, selection.chosen) == ("calibration_mean_self_supervised_loss", "two")
+    assert not selection.higher_is_better
+    mixed = rank_candidates([turning("one", 0.1, 0.2), scores("plain", [0.1] * 6)], IDS, [0] * 6)
+    assert mixed.criterion == "calibration_mean_contextual_loss"
+
+
 def test_without_anomalies_the_lowest_mean_contextual_loss_decides():
     selection = rank_candidates([scores("one", [0.3] * 6), scores("two", [0.1, 0.4] * 3)], IDS, [0] * 6)
     assert selection.chosen == "two"

@@ -1,0 +1,81 @@
+"""Fits the memory of a pair on normal training patches.
+
+Legend: N patches, S slots, D feature channels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vigil.errors import TrainingDiverged
+from vigil.images.dataset import to_tensor
+from vigil.images.shards import PatchShards
+from vigil.networks.memory import Memory
+from vigil.networks.pair import Pair, remembered_features
+from vigil.progress import Progress
+from vigil.scoring.scorer import exact_evaluation
+from vigil.seeding import numpy_generator
+
+_BATCH = 64
+_LEAST_VARIANCE = 1e-12
+"""Relative to the largest, below which a direction counts as this spread: rounding errors must not become distances."""
+
+
+def fit_memory(pair: Pair, patches: PatchShards, *, seed: int, device: torch.device | str) -> None:
+    """Puts a memory of `patches` into the pair, if its model has one; does nothing otherwise.
+
+    Fitted on a seeded choice of at most `model.memory.fitted_patches` grid patches: the mean, and the covariance
+    shrunk as Ledoit and Wolf (2004) say, so that fewer patches than channels suffice.
+
+    Args:
+        pair: A trained pair; is moved to `device`.
+        patches: Normal training patches.
+        seed: Of the choice.
+        device: Where to compute the features.
+
+    Raises:
+        TrainingDiverged: A feature is not finite, or the features of all patches are equal.
+    """
+    if not pair.spec.model.memory.enabled:
+        return
+    rows = patches.rows_of("grid")
+    chosen = numpy_generator(seed, "memory").permutation(rows)[: pair.spec.model.memory.fitted_patches]
+    features = _features(pair, patches, np.sort(chosen), device)
+    spread = features.var(axis=0).sum(axis=1)  # S
+    if not np.isfinite(spread).all() or not spread.all():
+        raise TrainingDiverged(
+            f"the features of {len(features)} training patches have the total variance {spread.tolist()} per slot; a "
+            f"memory needs finite features that differ. Lower train.learning_rate, or give more training images."
+        )
+    memory = Memory(pair.spec.model, pair.discriminator)
+    for slot in range(features.shape[1]):
+        mean, whitening = _gaussian(features[:, slot])
+        memory.mean[slot], memory.whitening[slot] = torch.from_numpy(mean), torch.from_numpy(whitening)
+    pair.memory = memory.to(device)
+
+
+def _gaussian(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean [D] and whitening matrix [D, D] of features [N, D]; (f - mean) @ whitening has the covariance 1."""
+    from sklearn.covariance import LedoitWolf
+
+    fitted = LedoitWolf().fit(features)
+    variances, directions = np.linalg.eigh(fitted.covariance_)
+    return fitted.location_, directions / np.sqrt(np.maximum(variances, _LEAST_VARIANCE * variances[-1]))
+
+
+def _features(
+    pair: Pair, patches: PatchShards, rows: NDArray[np.int64], device: torch.device | str
+) -> NDArray[np.float64]:
+    """[N, S, D] of the patches in these rows."""
+    collected = []
+    progress = Progress("memory", len(rows), "patches")
+    with exact_evaluation(pair.to(device)):
+        for start in range(0, len(rows), _BATCH):
+            here = rows[start : start + _BATCH]
+            x = to_tensor(patches.read(here), device).contiguous(memory_format=torch.channels_last)
+            collected.append(remembered_features(pair, x).double().cpu().numpy())
+            progress.advance(len(here))
+    progress.close()
+    return np.concatenate(collected)
