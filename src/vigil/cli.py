@@ -90,6 +90,13 @@ def _build_parser() -> argparse.ArgumentParser:
     stage.add_argument("--dry-run", action="store_true", help="print the stage's resolved settings and stop")
     stage.set_defaults(run=_run_stage)
 
+    patch = commands.add_parser("patch", help="run the stage patch, e.g. on a Dask cluster; the same bytes come out")
+    patch.add_argument("--executor", choices=("processes", "dask"), help="in place of patch.executor")
+    patch.add_argument("--scheduler", metavar="ADDRESS", help="in place of patch.scheduler, e.g. tcp://10.0.0.5:8786")
+    patch.add_argument("--workers", type=int, help="in place of patch.workers")
+    patch.add_argument("--params", type=Path, default=Path("params.yaml"))
+    patch.set_defaults(run=_patch)
+
     data = commands.add_parser("data", help="bring data sets in").add_subparsers(required=True, parser_class=_Parser)
     importing = data.add_parser("import", help="copy a data set into data/raw/NAME and check every image")
     importing.add_argument("name", choices=("cifar10", "mvtec", "magnetic_tile", "sixray", "folder"))
@@ -181,6 +188,15 @@ def _run_stage(options: argparse.Namespace) -> None:
         _show(json.dumps({name: section.model_dump(mode="json") for name, section in sections.items()}, indent=2))
         return
     run(**sections)
+
+
+def _patch(options: argparse.Namespace) -> None:
+    from vigil.config import with_values
+    from vigil.stages.patch import run
+
+    params = _load(options.params)
+    given = {name: getattr(options, name) for name in ("executor", "scheduler", "workers")}
+    run(params.data, with_values(params.patch, {name: value for name, value in given.items() if value is not None}))
 
 
 def _import(options: argparse.Namespace) -> None:

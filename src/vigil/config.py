@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -187,9 +188,15 @@ class PatchSection(Section):
     """Also cut one patch centred on each mask component or box of the test split (the paper's patch protocol)."""
     anomalous_overlap: OpenFraction = 0.02
     """Share of a patch's pixels that must lie in a mask or box for the patch to be labelled anomalous."""
-    buckets: Annotated[int, Field(ge=1, le=4096)] = 16
-    """Shards per split; images are assigned to buckets by a hash of their id."""
+    buckets: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = 16
+    """Shards per split; images are assigned to buckets by a hash of their id. `auto`: one per 512 images, at least 4;
+    a bucket more leaves all images but those of one bucket where they are."""
     workers: Annotated[int, Field(ge=1)] = 2
+    """Processes on this machine; used where `executor` is `processes`."""
+    executor: Literal["processes", "dask"] = "processes"
+    """Where patches are cut: on this machine, or on a Dask cluster whose workers see the same files. Same bytes."""
+    scheduler: str | None = None
+    """Address of the cluster's scheduler, e.g. tcp://10.0.0.5:8786; used where `executor` is `dask`."""
 
     @model_validator(mode="after")
     def _stride_covers(self) -> PatchSection:
@@ -203,6 +210,8 @@ class PatchSection(Section):
                 f"shorter_side_px ({self.shorter_side_px}) is smaller than patch_size_px ({self.patch_size_px}) and "
                 f"edge is 'drop', so no patch would be cut; raise shorter_side_px or set edge to 'reflect'"
             )
+        if self.executor == "dask" and not self.scheduler:
+            raise ValueError("executor is 'dask', but scheduler is not set; give it the address of a Dask scheduler")
         return self
 
 
@@ -574,6 +583,18 @@ def candidate_sections(
         return ModelSection.model_validate(sections["model"]), TrainSection.model_validate(sections["train"])
     except ValidationError as error:
         raise ConfigError(explain(error, f"train.candidates.{candidate.name}.overrides")) from error
+
+
+def with_values(patch: PatchSection, values: Mapping[str, Any]) -> PatchSection:
+    """The patch section with some keys given on the command line.
+
+    Raises:
+        ConfigError: A value breaks a rule.
+    """
+    try:
+        return PatchSection.model_validate({**patch.model_dump(), **values})
+    except ValidationError as error:
+        raise ConfigError(explain(error, "patch")) from error
 
 
 _SHORT = reprlib.Repr()  # YAML aliases can make a few lines mean gigabytes

@@ -17,8 +17,9 @@ _CHUNK_BYTES = 1 << 20
 
 
 def aside(path: Path) -> Path:
-    """The hidden sibling under which `path` is written before it is renamed."""
-    return path.with_name(f".{path.name}.aside-{os.getpid()}")
+    """The hidden sibling under which this process writes `path` before it is renamed; no other process has it, also on
+    another host that shares the folder."""
+    return path.with_name(f".{path.name}.aside-{os.getpid()}-{os.uname().nodename}")
 
 
 @contextmanager

@@ -41,12 +41,13 @@ from vigil.delivery.bundle import load_bundle
 from vigil.errors import DataError, VigilError
 from vigil.files import digest_bytes, digest_file, digest_folder, digest_json
 from vigil.images.archives import extract, read_batch
+from vigil.images.extraction import extract_split
 from vigil.images.importing import import_data
 from vigil.images.importing_cifar10 import write_archives
 from vigil.images.manifest import build_manifest
 from vigil.images.preprocessing import preprocess
 from vigil.images.readers import cifar10
-from vigil.images.shards import PatchShards, extract_split
+from vigil.images.shards import PatchShards
 from vigil.images.source import decode_image
 from vigil.images.splitting import split_images
 from vigil.networks.pair import load_pair

@@ -14,7 +14,9 @@ from PIL import Image
 
 from vigil.config import PatchSection
 from vigil.files import digest_bytes, digest_folder
-from vigil.images.shards import PatchShards, bucket_of, extract_split
+from vigil.images.buckets import bucket_of
+from vigil.images.extraction import extract_split
+from vigil.images.shards import PatchShards
 from vigil.records import MANIFEST
 
 PATCH = PatchSection(patch_size_px=32, stride_px=16, buckets=3, workers=1, regions_of_interest=True)

@@ -117,6 +117,9 @@ def test_the_core_imports_with_nothing_but_its_own_packages() -> None:
         "ruamel",
         "defusedxml",
         "requests",
+        "distributed",
+        "dask",
+        "simplejpeg",
     ]
     code = f"""
 import importlib, sys

@@ -29,7 +29,12 @@ from vigil.networks.pair import Pair, load_pair
 FORMAT_VERSION = 1
 RECORD, PAIR, CALIBRATION, PREPROCESSING = "bundle.json", "pair", "calibration.json", "preprocessing.json"
 _Model = TypeVar("_Model", bound=BaseModel)
-_MACHINE_SETTINGS = {"workers", "buckets"}  # of PatchSection: they change how fast patches are cut, never which
+_MACHINE_SETTINGS = {
+    "workers",
+    "buckets",
+    "executor",
+    "scheduler",
+}  # of PatchSection: they change how fast patches are cut, never which
 
 
 class _Record(BaseModel):

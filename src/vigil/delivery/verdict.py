@@ -19,8 +19,8 @@ from vigil.config import PatchSection
 from vigil.delivery.bundle import Bundle
 from vigil.errors import DataError, ScoreNotFinite
 from vigil.images.patches import Positions, extract, grid_positions, stitch
-from vigil.images.preprocessing import preprocess
-from vigil.images.source import MODE_ADVICE, decode_image
+from vigil.images.preprocessing import preprocess, scaled_pixels
+from vigil.images.source import MODE_ADVICE, decode_image, reduces
 from vigil.scoring.reduction import image_scores
 from vigil.scoring.scorer import device_of, score_patches
 
@@ -65,7 +65,10 @@ def pixels_of(bundle: Bundle, content: bytes, name: str) -> tuple[Pixels | Judge
                 f"{name}: the image has {image.width}x{image.height} pixels (width x height); sides of at least "
                 f"{accept.min_side_px} are needed"
             )
-        pixels = preprocess(image, patch)
+        # A large JPEG is decoded anew, smaller, as its patches for training were; the picture stays as it is.
+        raw_size = (image.height, image.width)
+        smaller = reduces(image, patch.shorter_side_px)
+        pixels = scaled_pixels(content, name, patch, raw_size) if smaller else preprocess(image, patch)
         if not len(_positions(pixels, patch)):
             raise DataError(
                 f"{name}: scaled to {pixels.shape[1]}x{pixels.shape[0]} pixels, the image is smaller than one patch of "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vigil.config import PatchSection
@@ -48,7 +49,8 @@ def stitched_images(
     """
     for bucket in shards.buckets:
         rows = shards.rows_of("grid", bucket)
-        index = shards.index.take(rows)
+        whole = shards.index_of(bucket)
+        index = whole.filter(pc.equal(whole["source"], "grid"))
         ids = np.asarray(index.column("image_id").to_pylist(), dtype=np.str_)
         starts = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else np.array([], np.intp)
         columns = {

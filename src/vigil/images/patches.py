@@ -7,6 +7,7 @@ corners (y, x) in row-major order. With edge `reflect` the image is continued be
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,11 +32,16 @@ def _counts(height: int, width: int, patch: PatchSection) -> tuple[int, int]:
 
 
 def grid_positions(height: int, width: int, patch: PatchSection) -> Positions:
-    """The grid's positions; none where edge is `drop` and a side is shorter than the patch."""
-    down, across = _counts(height, width, patch)
+    """The grid's positions, not writable; none where edge is `drop` and a side is shorter than the patch."""
+    return _grid(*_counts(height, width, patch), patch.stride_px)
+
+
+@lru_cache(maxsize=256)  # images of a set have few sizes
+def _grid(down: int, across: int, stride: int) -> Positions:
     positions = np.empty((down, across, 2), dtype=np.int64)
-    positions[..., 0] = patch.stride_px * np.arange(down)[:, None]
-    positions[..., 1] = patch.stride_px * np.arange(across)
+    positions[..., 0] = stride * np.arange(down)[:, None]
+    positions[..., 1] = stride * np.arange(across)
+    positions.setflags(write=False)
     return positions.reshape(-1, 2)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vigil.config import PatchSection
 from vigil.errors import DataError
-from vigil.images.source import MODE_ADVICE
+from vigil.images.source import MODE_ADVICE, decode_image, decode_pixels
 from vigil.records import Box
 
 MIN_RAW_SIDE_PX = 8
@@ -22,13 +22,47 @@ MAX_SCALED_PIXELS = 1 << 28
 """Bound on H * W, so that a long thin image enlarged to `shorter_side_px` cannot exhaust memory."""
 
 
-def preprocess(image: Image.Image, patch: PatchSection) -> npt.NDArray[np.uint8]:
+def scaled_pixels(content: bytes, name: str, patch: PatchSection, raw_size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The scaled pixels of an encoded image, uint8 [H, W, C]: as `preprocess`, by the fastest way that there is.
+
+    At native size the pixels are those of `preprocess`, bit by bit, also where `decode_pixels` takes over. An image
+    that `source.reduces` is reduced by the JPEG decoder before it is resized: other pixels, by little.
+
+    Args:
+        content: The encoded image.
+        name: Stands in the error message.
+        patch: The preprocessing.
+        raw_size: (height, width) of the image in raw pixels.
+
+    Raises:
+        DataError: As `decode_image` and `preprocess`, with the name; the image has more pixels than `raw_size` says.
+    """
+    max_pixels = raw_size[0] * raw_size[1]
+    native = patch.shorter_side_px in (None, min(raw_size))
+    pixels = decode_pixels(content, max_pixels=max_pixels) if native and min(raw_size) >= MIN_RAW_SIDE_PX else None
+    if pixels is not None and pixels.shape[2] <= patch.channels and pixels.shape[0] * pixels.shape[1] == max_pixels:
+        return _as_channels(pixels, patch)
+    image = decode_image(content, name, max_pixels=max_pixels, shorter_side_px=patch.shorter_side_px)
+    try:
+        return preprocess(image, patch, raw_size)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+
+
+def preprocess(
+    image: Image.Image, patch: PatchSection, raw_size: tuple[int, int] | None = None
+) -> npt.NDArray[np.uint8]:
     """The scaled pixels of an 8-bit grey or RGB image, uint8 [H, W, C].
 
     Channels first: RGB becomes grey by Pillow's `convert("L")` (ITU-R 601-2 luma), grey becomes RGB by repetition.
     Then the image is resized so that its shorter side has `patch.shorter_side_px` pixels: bicubic, with the filter
     widened when shrinking (antialiased); small images are enlarged. Orientation tags (EXIF) are not applied, since
     masks and boxes refer to the stored pixels.
+
+    Args:
+        image: Completely decoded.
+        patch: The preprocessing.
+        raw_size: (height, width) in raw pixels, where the decoder reduced the image.
 
     Raises:
         DataError: The mode is not L or RGB (16-bit, CMYK, palette, alpha, ...), a raw side is shorter than 8 pixels,
@@ -42,12 +76,20 @@ def preprocess(image: Image.Image, patch: PatchSection) -> npt.NDArray[np.uint8]
             f"expected sides of at least {MIN_RAW_SIDE_PX} px, found {image.width}x{image.height} px "
             f"(width x height): leave the image out, or replace it by a larger one"
         )
-    height, width = scaled_size(image.height, image.width, patch)
+    raw_height, raw_width = raw_size or (image.height, image.width)
+    height, width = scaled_size(raw_height, raw_width, patch)
     if image.mode == "RGB" and patch.channels == 1:
         image = image.convert("L")
     if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    pixels = np.asarray(image, dtype=np.uint8).reshape(height, width, -1)
+        # The decoder reduces by 2, 4 or 8 and rounds up: part of its last row and column lies outside of the image.
+        reduced = round(raw_width / image.width)
+        inside = (0, 0, raw_width / reduced, raw_height / reduced)
+        image = image.resize((width, height), Image.Resampling.BICUBIC, box=inside)
+    return _as_channels(np.asarray(image, dtype=np.uint8).reshape(height, width, -1), patch)
+
+
+def _as_channels(pixels: npt.NDArray[np.uint8], patch: PatchSection) -> npt.NDArray[np.uint8]:
+    """Grey repeated where colour is asked for."""
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] < patch.channels else pixels
 
 

@@ -6,8 +6,12 @@ import io
 import os
 import threading
 import warnings
+from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from vigil.errors import DataError
@@ -58,17 +62,22 @@ def read_encoded(root: Path, path: str, offset: int | None, length: int) -> byte
     Raises:
         DataError: The file is missing, lies outside `root`, or has another length.
     """
-    file_path = resolve_below(root, path)
+    return _read(str(resolve_below(root, path)), path, offset, length)
+
+
+def _read(full: str, path: str, offset: int | None, length: int | None) -> bytes:
+    """`length` bytes of a file from `offset`; with None, all of them."""
     try:
-        with file_path.open("rb") as file:
+        # Unbuffered and without pathlib, which would take as long as decoding a small image.
+        with open(full, "rb", buffering=0) as file:  # noqa: PTH123
             if offset is not None:
                 file.seek(offset)
-            elif (size := os.fstat(file.fileno()).st_size) != length:
+            elif length is not None and (size := os.fstat(file.fileno()).st_size) != length:
                 raise DataError(f"{path}: expected {length} bytes, found {size}; the file changed, run `dvc repro`")
-            content = file.read(length)
+            content = file.read(-1 if length is None else length) or b""
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if len(content) != length:
+    if length is not None and len(content) != length:
         raise DataError(f"{path}: expected {length} bytes at {offset or 0}, found {len(content)}; the file is cut off")
     return content
 
@@ -91,8 +100,40 @@ def resolve_below(root: Path, path: str) -> Path:
     return Path(full)
 
 
-def decode_image(content: bytes, name: str, *, max_pixels: int) -> Image.Image:
+class RawFolder:
+    """The raw data set's folder, for reading many files: each folder below it is checked once, each file always.
+
+    Meant for one piece of work: a folder that becomes a link while the object lives is not looked at again.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._inside: set[str] = set()
+
+    def read(self, path: str, offset: int | None, length: int) -> bytes:
+        """As `read_encoded`."""
+        self._check(path)
+        return _read(os.path.join(self._root, path), path, offset, length)  # noqa: PTH118
+
+    def read_whole(self, path: str) -> bytes:
+        """The bytes of a whole file; errors as `read_encoded`."""
+        self._check(path)
+        return _read(os.path.join(self._root, path), path, None, None)  # noqa: PTH118
+
+    def _check(self, path: str) -> None:
+        folder = os.path.dirname(path)  # noqa: PTH120
+        if folder not in self._inside or "\0" in path or os.path.islink(os.path.join(self._root, path)):  # noqa: PTH114, PTH118
+            resolve_below(self._root, path)
+            resolve_below(self._root, os.path.join(folder, "file"))  # noqa: PTH118
+            self._inside.add(folder)
+
+
+def decode_image(content: bytes, name: str, *, max_pixels: int, shorter_side_px: int | None = None) -> Image.Image:
     """The completely decoded image held by `content`; `name` stands in the error message.
+
+    With `shorter_side_px`, a JPEG whose shorter side is at least four times as long comes at a half, a quarter or an
+    eighth of its size, the smallest that still has twice `shorter_side_px`: the decoder leaves out what a resize would
+    throw away. The resized result differs by little, see docs/benchmarks/data.md.
 
     Raises:
         DataError: `content` is empty, no image, truncated or damaged, an animation, larger than `max_pixels`, or holds
@@ -115,6 +156,8 @@ def decode_image(content: bytes, name: str, *, max_pixels: int) -> Image.Image:
             frames = getattr(image, "n_frames", 1)
             if frames != 1 and image.format != "MPO":
                 raise DataError(f"{name}: holds {frames} pictures, expected one; save each as a file of its own")
+            if shorter_side_px is not None and reduces(image, shorter_side_px):
+                image.draft(None, (2 * shorter_side_px, 2 * shorter_side_px))  # Pillow takes the size above
             image.load()
         except UnidentifiedImageError as error:
             raise DataError(f"{name}: not an image in one of the formats {', '.join(_FORMATS)}") from error
@@ -126,6 +169,37 @@ def decode_image(content: bytes, name: str, *, max_pixels: int) -> Image.Image:
             what = "truncated" if "truncated" in reason.lower() else "damaged"
             raise DataError(f"{name}: the image is {what} and does not decode ({reason})") from error
     return image
+
+
+def reduces(image: Image.Image, shorter_side_px: int | None) -> bool:
+    """Whether `decode_image` has a full-size image reduced by the JPEG decoder."""
+    return shorter_side_px is not None and image.format == "JPEG" and min(image.size) >= 4 * shorter_side_px
+
+
+def decode_pixels(content: bytes, *, max_pixels: int) -> npt.NDArray[np.uint8] | None:
+    """The pixels of a sound grey or colour JPEG, uint8 [H, W, C], decoded faster by simplejpeg where that is installed
+    (`vigil[fast]`); None: let `decode_image` decide. The pixels are those of `decode_image`, bit by bit: both hold
+    libjpeg-turbo and ask it for the same transforms."""
+    if (turbo := _simplejpeg()) is None or not content.startswith(b"\xff\xd8\xff"):
+        return None
+    try:
+        height, width, colours, _ = turbo.decode_jpeg_header(content)
+        if width * height > max_pixels or colours not in ("YCbCr", "Gray"):
+            return None
+        # Strict: what libjpeg only warns about is for Pillow to judge.
+        pixels = turbo.decode_jpeg(content, "RGB" if colours == "YCbCr" else "GRAY", strict=True)
+    except ValueError:
+        return None
+    return cast("npt.NDArray[np.uint8]", pixels)
+
+
+@cache
+def _simplejpeg() -> Any:
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+    return simplejpeg
 
 
 def _open(content: bytes) -> Image.Image:

@@ -296,8 +296,7 @@ def _is_whole(maps_folder: Path, bucket: int, digest: str) -> bool:
 
 
 def _table_part(shards: PatchShards, bucket: int, maps_folder: Path) -> pa.Table:
-    rows = shards.rows_of(bucket=bucket)
-    part = shards.index.slice(int(rows[0]), len(rows))
+    part = shards.index_of(bucket)
     components = pq.read_table(_paths(maps_folder, bucket)[1])
     return _with_components(part, {name: components.column(name) for name in components.column_names})
 

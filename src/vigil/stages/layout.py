@@ -26,5 +26,7 @@ ROC = Path("reports/roc.csv")
 PLOTS = Path("reports/plots")
 REPORT = Path("reports/index.html")
 
+PATCH_COUNTS = Path(".vigil/metrics/patch.json")
+"""What the last run of the patch stage did; depends on what was there before, so it is no artefact."""
 WORK = Path(".vigil/work")
 """Scratch of stages that resume after a kill; not an artefact, and safe to delete."""

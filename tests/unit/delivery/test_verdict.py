@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.tiny_bundle import PATCH, encoded, grey_image, tiny_calibration, writ
 from vigil.config import PatchSection, ValidateSection
 from vigil.delivery.bundle import Bundle, load_bundle
 from vigil.delivery.verdict import judge, judge_encoded, pixels_of, rejected
-from vigil.images.preprocessing import preprocess
+from vigil.images.preprocessing import preprocess, scaled_pixels
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +151,13 @@ def test_pixels_are_those_of_the_one_preprocessing(bundle: Bundle) -> None:
     assert image is not None
     assert isinstance(pixels, np.ndarray)
     np.testing.assert_array_equal(pixels, preprocess(grey_image(3), PATCH))
+
+
+def test_a_large_jpeg_is_screened_with_the_pixels_that_training_cut(bundle: Bundle) -> None:
+    patch = bundle.patch.model_copy(update={"shorter_side_px": 40})
+    content = encoded(grey_image(0).resize((200, 200)), "JPEG")
+    pixels, image = pixels_of(dataclasses.replace(bundle, patch=patch), content, "a.jpg")
+    np.testing.assert_array_equal(pixels, scaled_pixels(content, "a.jpg", patch, (200, 200)))
+    assert image is not None
+    assert image.size == (200, 200), "the picture for the heat map is whole"
+    assert not np.array_equal(pixels, preprocess(image, patch))

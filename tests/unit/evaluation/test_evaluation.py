@@ -16,7 +16,8 @@ from vigil.evaluation.baselines import trivial_features, untrained_scores
 from vigil.evaluation.evaluation import Evaluation, evaluate
 from vigil.evaluation.localisation import measure_maps, stitched_images
 from vigil.files import canonical_json, digest_bytes
-from vigil.images.shards import PatchShards, extract_split
+from vigil.images.extraction import extract_split
+from vigil.images.shards import PatchShards
 from vigil.networks.pair import PairSpec
 from vigil.records import MANIFEST, PATCH_SCORES, SPLIT_TABLE
 from vigil.seeding import numpy_generator

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vigil.images.dataset import BatchOrder, from_tensor, to_tensor
+from vigil.seeding import numpy_generator
 
 
 def test_an_epoch_shows_every_patch_once_and_the_next_in_another_order() -> None:
@@ -31,6 +32,11 @@ def test_a_batch_may_hold_several_epochs() -> None:
 def test_the_order_is_the_same_on_every_machine() -> None:
     """Fixed values: a change here changes every training run."""
     assert BatchOrder(count=8, seed=0).indices(0, 8).tolist() == [5, 7, 0, 4, 3, 6, 2, 1]
+
+
+def test_the_order_is_numpys_permutation_in_fewer_bytes() -> None:
+    expected = numpy_generator(3, "batch order", 0).permutation(100_000)
+    np.testing.assert_array_equal(BatchOrder(100_000, 3).indices(0, 100_000), expected)
 
 
 def test_an_empty_data_set_is_refused() -> None:

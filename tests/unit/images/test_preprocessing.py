@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from vigil.config import PatchSection
 from vigil.errors import DataError
-from vigil.images.preprocessing import preprocess, preprocess_mask, rasterise, scale_boxes, scaled_size
+from vigil.images.preprocessing import preprocess, preprocess_mask, rasterise, scale_boxes, scaled_pixels, scaled_size
 from vigil.records import Box
 
 
@@ -153,3 +155,49 @@ def test_boxes_are_clipped_to_the_image() -> None:
 def test_boxes_without_a_pixel_are_refused(box: Box) -> None:
     with pytest.raises(DataError, match=r"box 'gun': expected x0 < x1 and y0 < y1 inside 100x50 px"):
         scale_boxes([box], (50, 100), PatchSection())
+
+
+def jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def smooth(height: int, width: int) -> Image.Image:
+    return colour(12, 16).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [None, 90, 47])
+@pytest.mark.parametrize("image", [colour(90, 121), grey(90, 121)], ids=["colour", "grey"])
+def test_an_encoded_image_gives_the_pixels_of_the_decoded_one(
+    image: Image.Image, side: int | None, channels: int
+) -> None:
+    patch = PatchSection(channels=channels, shorter_side_px=side)  # type: ignore[arg-type]
+    content = jpeg(image)
+    expected = preprocess(Image.open(io.BytesIO(content)), patch)
+    np.testing.assert_array_equal(scaled_pixels(content, "a.jpg", patch, (90, 121)), expected)
+
+
+def test_a_large_jpeg_is_reduced_by_its_decoder_to_nearly_the_same_pixels() -> None:
+    """4.2 times as large as wanted: decoded at a half, whose sides (455 x 336) are no multiples of the wanted ones."""
+    patch, content = PatchSection(shorter_side_px=160), jpeg(smooth(671, 909))
+    pixels = scaled_pixels(content, "a.jpg", patch, (671, 909))
+    image = Image.open(io.BytesIO(content))
+    whole = preprocess(image, patch)
+    assert pixels.shape == whole.shape == (*scaled_size(671, 909, patch), 3)
+    difference = np.abs(pixels.astype(int) - whole)
+    assert 0 < difference.mean() < 0.5
+    assert difference.max() <= 8
+    # One that is less than four times as large is not, and other formats never are.
+    np.testing.assert_array_equal(
+        scaled_pixels(content, "a.jpg", PatchSection(shorter_side_px=168), (671, 909)),
+        preprocess(image, PatchSection(shorter_side_px=168)),
+    )
+
+
+def test_an_image_of_another_size_than_the_manifest_says_is_refused_by_name() -> None:
+    with pytest.raises(DataError, match=r"a\.jpg: 40x30 pixels, more than the limit"):
+        scaled_pixels(jpeg(colour(30, 40)), "a.jpg", PatchSection(), (20, 40))
+    with pytest.raises(DataError, match=r"a\.png: expected sides of at least 8 px"):
+        scaled_pixels(jpeg(colour(7, 40)), "a.png", PatchSection(), (7, 40))

@@ -20,11 +20,11 @@ from vigil.config import (
     load_params,
 )
 from vigil.images import archives
+from vigil.images.extraction import extract_split
 from vigil.images.importing import ImportSummary, import_data
 from vigil.images.manifest import build_manifest
 from vigil.images.raw import prepare_raw
 from vigil.images.readers import cifar10, read_rows
-from vigil.images.shards import extract_split
 from vigil.images.splitting import split_images
 from vigil.images.validation import validate_manifest, validate_patch_index
 from vigil.records import SPLITS

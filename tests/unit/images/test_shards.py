@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,67 +17,16 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from tests.raw_set import PATCH, RawSet
 from vigil.config import PatchSection
 from vigil.errors import DataError
 from vigil.files import digest_bytes, digest_folder
+from vigil.images import extraction
+from vigil.images.buckets import bucket_of, patch_labels
+from vigil.images.extraction import ExtractionCounts, extract_split
 from vigil.images.patches import extract, grid_positions
-from vigil.images.shards import ExtractionCounts, PatchShards, bucket_of, extract_split, patch_labels
+from vigil.images.shards import PatchShards
 from vigil.records import MANIFEST, PATCH_INDEX, SPLIT_TABLE
-
-PATCH = PatchSection(patch_size_px=32, stride_px=16, buckets=4, workers=1)
-
-
-@dataclass
-class RawSet:
-    """Images written to a folder, with the tables that name them."""
-
-    root: Path
-    rows: dict[str, dict[str, object]] = field(default_factory=dict)
-
-    def add(
-        self,
-        name: str,
-        size: tuple[int, int] = (40, 56),
-        label: int = 0,
-        mask: np.ndarray | None = None,
-        boxes: tuple[tuple[int, int, int, int], ...] = (),
-    ) -> np.ndarray:
-        """Writes an image of noise (a function of its name) and returns its pixels [H, W, 3]."""
-        noise = np.random.default_rng(int.from_bytes(name.encode(), "big"))
-        pixels = noise.integers(0, 256, (*size, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(self.root / name)
-        if mask is not None:
-            Image.fromarray(mask.astype(np.uint8) * 255).save(self.root / f"mask-{name}")
-        content = (self.root / name).read_bytes()
-        self.rows[name] = {
-            "image_id": name,
-            "path": name,
-            "offset": None,
-            "bytes": len(content),
-            "sha256": digest_bytes(content),
-            "height": size[0],
-            "width": size[1],
-            "mode": "RGB",
-            "label": label,
-            "kind": "scratch" if label else "normal",
-            "group": f"group of {name}",
-            "official_split": None,
-            "mask_path": None if mask is None else f"mask-{name}",
-            "boxes": [dict(zip(("kind", "x0", "y0", "x1", "y1"), ("gun", *b), strict=True)) for b in boxes],
-            "fault": None,
-        }
-        return pixels
-
-    @property
-    def manifest(self) -> pa.Table:
-        return pa.Table.from_pylist(list(self.rows.values()), schema=MANIFEST.schema)
-
-    def splits(self, split: str) -> pa.Table:
-        table = self.manifest.select(["image_id", "label", "kind", "group"])
-        return table.append_column("split", pa.array([split] * len(table)))
-
-    def extract(self, folder: Path, split: str = "test", patch: PatchSection = PATCH) -> ExtractionCounts:
-        return extract_split(split, self.manifest, self.splits(split), self.root, patch, folder)
 
 
 @pytest.fixture
@@ -317,13 +265,49 @@ def test_leftovers_and_stale_buckets_are_removed(raw: RawSet, tmp_path: Path) ->
     assert not [p for p in (tmp_path / "test").iterdir() if p.name.startswith(".")]
 
 
+def test_an_automatic_number_of_buckets_costs_no_more(raw: RawSet, tmp_path: Path) -> None:
+    patch = PATCH.model_copy(update={"buckets": "auto"})
+    assert twelve(raw).extract(tmp_path / "test", patch=patch).buckets_written <= 4
+    raw.add("one-more.png")
+    counts = raw.extract(tmp_path / "test", patch=patch)
+    assert (counts.images_processed, counts.buckets_written) == (1, 1)
+
+
+def test_tables_that_do_not_fit_into_memory_give_the_same_bytes(
+    raw: RawSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dealt out in pieces of two rows and parts of three, from files, against one part from tables."""
+    twelve(raw).extract(tmp_path / "tables")
+    MANIFEST.write(tmp_path / "manifest.parquet", raw.manifest)
+    SPLIT_TABLE.write(tmp_path / "splits.parquet", raw.splits("test"))
+    monkeypatch.setattr(extraction, "_ROWS_IN_MEMORY", 3)
+    monkeypatch.setattr(extraction, "_BATCH_ROWS", 2)
+    files = (tmp_path / "manifest.parquet", tmp_path / "splits.parquet")
+    extract_split("test", *files, raw.root, PATCH, tmp_path / "test")
+    assert digest_folder(tmp_path / "test") == digest_folder(tmp_path / "tables")
+    assert not list(tmp_path.glob(".*")), "the dealt rows are left"
+
+
+def test_normal_patches_of_an_anomalous_image_lie_on_the_grid_of_normal_images(raw: RawSet, tmp_path: Path) -> None:
+    raw.add("normal.png", (64, 96))
+    raw.add("torn.png", (64, 96), label=1, boxes=((70, 40, 90, 60),))
+    raw.extract(tmp_path / "test")
+    index = PatchShards.open(tmp_path / "test").index.to_pylist()
+    where = {name: [(r["y"], r["x"]) for r in index if r["image_id"] == name] for name in ("normal.png", "torn.png")}
+    assert where["normal.png"] == where["torn.png"]
+    torn = [r for r in index if r["image_id"] == "torn.png"]
+    assert {r["label"] for r in torn} == {0, 1}
+    assert all(r["overlap"] == 0 for r in torn if r["x"] + 32 <= 70)
+    assert all(r["label"] == 0 for r in torn if r["overlap"] == 0)
+
+
 # ------------------------------------------------------------------------------------------------------------- a kill
 
 _KILLED = """
 import sys
 from pathlib import Path
 from vigil.config import PatchSection
-from vigil.images.shards import extract_split
+from vigil.images.extraction import extract_split
 from vigil.records import MANIFEST, SPLIT_TABLE
 
 if __name__ == "__main__":
@@ -575,8 +559,34 @@ def test_an_index_of_other_shards_is_refused(shards: PatchShards) -> None:
         PatchShards.open(shards.folder)
 
 
-def test_buckets_depend_on_the_image_alone_and_are_spread() -> None:
-    found = [bucket_of(f"image-{number}.png", 16) for number in range(1600)]
-    assert np.bincount(found, minlength=16).min() > 60
-    assert bucket_of("image-0.png", 16) == found[0]
-    assert [bucket_of(name, 16) for name in ("a", "b", "ü/ß.png")] == [10, 10, 7]
+def test_a_part_of_the_index_is_that_of_its_bucket(shards: PatchShards) -> None:
+    parts = [shards.index_of(bucket) for bucket in shards.buckets]
+    assert pa.concat_tables(parts).equals(shards.index)
+    PATCH_INDEX.write(shards.folder / "index.parquet", shards.index)  # in one row group
+    again = PatchShards.open(shards.folder)
+    assert all(again.index_of(bucket).equals(part) for bucket, part in zip(shards.buckets, parts, strict=True))
+
+
+def test_reading_leaves_nothing_in_memory(tmp_path: Path) -> None:
+    """8,000 patches (375 MiB, a file with holes) are read in random order; a memory map would keep all of them."""
+    rows, size = 8000, 128
+    with (tmp_path / "bucket-0000.npy").open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (rows, size, size, 3)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + rows * size * size * 3)
+    empty = {True: [""] * rows, False: [0] * rows}
+    columns = {f.name: pa.array(empty[pa.types.is_string(f.type)], f.type) for f in PATCH_INDEX.schema}
+    columns["row"] = pa.array(np.arange(rows), pa.int32())
+    PATCH_INDEX.write(tmp_path / "index.parquet", pa.table(columns))
+    shards = PatchShards.open(tmp_path)
+    order = np.random.default_rng(0).permutation(rows)
+    shards.read(order[:32])
+    before = resident_mib()
+    for start in range(0, rows, 32):
+        shards.read(order[start : start + 32])
+    assert resident_mib() - before < 40
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

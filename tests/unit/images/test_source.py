@@ -12,7 +12,14 @@ import pytest
 from PIL import Image
 
 from vigil.errors import DataError
-from vigil.images.source import decode_image, open_image, read_encoded, resolve_below
+from vigil.images.source import (
+    RawFolder,
+    decode_image,
+    decode_pixels,
+    open_image,
+    read_encoded,
+    resolve_below,
+)
 
 LIMIT = 1_000_000
 
@@ -126,3 +133,56 @@ def test_no_path_leads_out_of_the_data_folder(tmp_path: Path) -> None:
             read_encoded(root, path, None, 1)
     assert read_encoded(root, "inner-link.png", None, 1) == b"1"
     assert resolve_below(root, "inner.png") == root / "inner.png"
+
+
+# ---------------------------------------------------------------------------------------------------- the fast decoder
+
+
+@pytest.mark.parametrize("options", [{"quality": 30}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}])
+@pytest.mark.parametrize("size", [(40, 30), (257, 131), (9, 8)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_fast_decoder_gives_pillows_pixels(
+    options: dict[str, object], size: tuple[int, int], channels: int
+) -> None:
+    pytest.importorskip("simplejpeg", reason="needs vigil[fast]")
+    content = encoded(noise(*size, channels), "JPEG", **options)
+    pixels = decode_pixels(content, max_pixels=LIMIT)
+    assert pixels is not None
+    image = decode_image(content, "a.jpg", max_pixels=LIMIT)
+    np.testing.assert_array_equal(pixels.squeeze(), np.asarray(image))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xd8\xff and no more",
+        encoded(noise(200, 200), "JPEG")[:4000],
+        encoded(noise(200, 200), "JPEG")[:-2000] + b"\0" * 2000,
+        encoded(Image.new("CMYK", (40, 40)), "JPEG"),
+        encoded(noise()),
+        encoded(Image.new("L", (1001, 1000)), "JPEG"),
+    ],
+    ids=["empty", "no JPEG", "truncated", "damaged", "CMYK", "PNG", "too large"],
+)
+def test_the_fast_decoder_leaves_what_is_not_sound_to_pillow(content: bytes) -> None:
+    assert decode_pixels(content, max_pixels=LIMIT) is None
+
+
+def test_a_folder_that_was_read_from_still_lets_no_link_out(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "in").mkdir(parents=True)
+    (root / "in" / "a.png").write_bytes(b"inside")
+    (tmp_path / "outside.png").write_bytes(b"outside")
+    raw = RawFolder(root)
+    assert raw.read("in/a.png", None, 6) == raw.read_whole("in/a.png") == b"inside"
+    assert raw.read("in/a.png", 2, 3) == b"sid"
+    (root / "in" / "b.png").symlink_to(tmp_path / "outside.png")
+    (root / "out").symlink_to(tmp_path)
+    for path in ("in/b.png", "out/outside.png", "in/../../outside.png", "../outside.png"):
+        with pytest.raises(DataError, match="leads out of the data folder"):
+            raw.read_whole(path)
+    (root / "in" / "c.png").symlink_to(root / "in" / "a.png")
+    assert raw.read_whole("in/c.png") == b"inside"
+    with pytest.raises(DataError, match="expected 5 bytes, found 6"):
+        raw.read("in/a.png", None, 5)

@@ -18,8 +18,8 @@ from PIL import Image
 from vigil.config import FolderData, PatchSection, SplitSection, ValidateSection
 from vigil.errors import DataError, ValidationFailed
 from vigil.files import digest_folder, read_json
+from vigil.images.extraction import extract_split
 from vigil.images.manifest import build_manifest
-from vigil.images.shards import extract_split
 from vigil.images.splitting import split_images
 from vigil.images.validation import validate_manifest, validate_patch_index
 from vigil.records import PATCH_INDEX, SPLITS

@@ -17,7 +17,8 @@ from vigil.config import (
 )
 from vigil.errors import ConfigError, ScoreNotFinite
 from vigil.files import digest_bytes, digest_folder
-from vigil.images.shards import PatchShards, extract_split
+from vigil.images.extraction import extract_split
+from vigil.images.shards import PatchShards
 from vigil.networks.memory import Memory
 from vigil.networks.pair import Pair, PairSpec, build_pair, load_pair, save_pair
 from vigil.records import MANIFEST, PATCH_SCORES, SPLIT_TABLE

@@ -13,8 +13,9 @@ from PIL import Image
 from tests.tiny_bundle import MODEL, encoded, grey_image, tiny_calibration, write_tiny_bundle
 from vigil.config import FolderData, PatchSection, ScoreSection, SplitSection
 from vigil.delivery.bundle import Bundle, load_bundle
+from vigil.images.extraction import extract_split
 from vigil.images.manifest import build_manifest
-from vigil.images.shards import PatchShards, extract_split
+from vigil.images.shards import PatchShards
 from vigil.images.splitting import split_images
 from vigil.networks.pair import PairSpec, build_pair, save_pair
 from vigil.records import PATCH_SCORES

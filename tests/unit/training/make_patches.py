@@ -8,7 +8,8 @@ from PIL import Image
 
 from vigil.config import AttentionSection, ModelSection, PatchSection, TrainSection
 from vigil.files import digest_file
-from vigil.images.shards import PatchShards, extract_split
+from vigil.images.extraction import extract_split
+from vigil.images.shards import PatchShards
 from vigil.networks.pair import PairSpec
 from vigil.records import MANIFEST, NORMAL, SPLIT_TABLE
 
