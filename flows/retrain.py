@@ -1,6 +1,6 @@
 """Rebuilds the model from the data: the stages of dvc.yaml one by one, each a task of its own.
 
-    python -m flows.retrain [--force]
+    python -m flows.retrain [--force] [--from champion|scratch]
 
 A run in which nothing had changed ends in the state `Unchanged` and touches nothing, so a schedule costs little.
 """
@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
@@ -35,6 +36,9 @@ GPU_SLOT = "gpu"
 GPU_STAGES = frozenset({"train"})
 """Stages that hold a slot while they run, and that are tried again: training resumes where it was killed."""
 
+START_STAGE = "start"
+"""The stage that reads what training starts from; the patches are up to date before it."""
+
 SLOT_LEASE_S = 120.0
 """A slot that a killed run held comes free after this long."""
 
@@ -43,13 +47,20 @@ RETRY_DELAY_S = 30.0
 
 
 @flow(name="retrain", validate_parameters=True)
-def retrain(force: bool = False, project: str = ".", stage_timeout_minutes: float = 24 * 60) -> State[Any]:
+def retrain(
+    force: bool = False,
+    project: str = ".",
+    stage_timeout_minutes: float = 24 * 60,
+    start_from: Literal["champion", "scratch"] | None = None,
+) -> State[Any]:
     """Brings every stage up to date, from raw images to the registered model and the report.
 
     Args:
         force: Run every stage, even where nothing changed.
         project: Folder with dvc.yaml.
         stage_timeout_minutes: A stage that runs longer is stopped and fails the run.
+        start_from: What training starts from, pinned in params.yaml once the patches are up to date; None: what is
+            pinned there. A champion that learned from these very patches changes nothing.
     """
     log = get_run_logger()
     folder = Path(project).resolve()
@@ -59,6 +70,8 @@ def retrain(force: bool = False, project: str = ".", stage_timeout_minutes: floa
         create_gpu_slot()
     runs: list[StageRun] = []
     for stage in order:
+        if start_from and stage == START_STAGE:
+            pin(start_from, str(folder))
         state = _task_of(stage)(stage, str(folder), force, stage_timeout_minutes, return_state=True)
         # Raises what a failed stage raised, so that the run fails with the stage's last lines.
         runs.append(cast(State[Any], state).result())
@@ -71,6 +84,17 @@ def retrain(force: bool = False, project: str = ".", stage_timeout_minutes: floa
     if not reproduced:
         return Completed(name="Unchanged", message="No input changed: nothing ran, the registry was not touched.")
     return Completed(message=f"Reproduced {', '.join(reproduced)}; the other stages were unchanged.")
+
+
+@task(cache_policy=NO_CACHE)
+def pin(start_from: str, project: str) -> None:
+    """Pins in params.yaml what training starts from; its lines in this run's log."""
+    # A process of its own, because the registry's address may be relative to the project folder.
+    command = [sys.executable, "-m", "vigil", "train", "--from", start_from, "--pin-only"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    get_run_logger().info("%s", done.stderr.strip() or f"start: {start_from}, as before")
+    if done.returncode:
+        raise StageFailed(f"pinning the start failed. Its last lines:\n{done.stderr[-2000:]}", done.returncode)
 
 
 def run_stage(stage: str, project: str, force: bool, stage_timeout_minutes: float) -> State[StageRun]:
@@ -148,12 +172,13 @@ def main() -> int:
     """Runs the flow from a shell, on the server that `make up` started, or on one that lives as long as the run."""
     parser = argparse.ArgumentParser(prog="python -m flows.retrain", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--force", action="store_true", help="run every stage, even where nothing changed")
+    parser.add_argument("--from", dest="start_from", choices=("champion", "scratch"), help="what training starts from")
     options = parser.parse_args()
     if "PREFECT_API_URL" not in os.environ:
         from flows.services import with_prefect_server
 
         return with_prefect_server([sys.executable, "-m", "flows.retrain", *sys.argv[1:]])
-    state = retrain(force=options.force, return_state=True)
+    state = retrain(force=options.force, start_from=options.start_from, return_state=True)
     sys.stdout.write(f"{state.name}: {state.message or ''}\n")
     return 0 if state.is_completed() else 1
 

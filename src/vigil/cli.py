@@ -27,6 +27,7 @@ STAGES = (
     "validate",
     "split",
     "patch",
+    "start",
     "train",
     "score",
     "calibrate",
@@ -96,6 +97,16 @@ def _build_parser() -> argparse.ArgumentParser:
     patch.add_argument("--workers", type=int, help="in place of patch.workers")
     patch.add_argument("--params", type=Path, default=Path("params.yaml"))
     patch.set_defaults(run=_patch)
+
+    train = commands.add_parser("train", help="bring every stage up to date, from scratch or from the champion")
+    train.add_argument(
+        "--from",
+        dest="start",
+        choices=("champion", "scratch"),
+        help="what training starts from; pinned in params.yaml (default: what is pinned there)",
+    )
+    train.add_argument("--pin-only", action="store_true", help="write params.yaml and stop; needs up-to-date patches")
+    train.set_defaults(run=_train)
 
     data = commands.add_parser("data", help="bring data sets in").add_subparsers(required=True, parser_class=_Parser)
     importing = data.add_parser("import", help="copy a data set into data/raw/NAME and check every image")
@@ -197,6 +208,31 @@ def _patch(options: argparse.Namespace) -> None:
     params = _load(options.params)
     given = {name: getattr(options, name) for name in ("executor", "scheduler", "workers")}
     run(params.data, with_values(params.patch, {name: value for name, value in given.items() if value is not None}))
+
+
+def _train(options: argparse.Namespace) -> int:
+    """Leaves the work to DVC: the start is a param like any other, so lineage stands in params.yaml and dvc.lock."""
+    from vigil.stages.pinning import pin_start
+
+    if options.pin_only and not options.start:
+        raise ConfigError("--pin-only needs --from champion or --from scratch: there is nothing else to write")
+    if options.start:
+        if options.start == "champion" and not options.pin_only and (code := _repro("patch")):
+            return code
+        pin_start(options.start)
+    if options.pin_only:
+        return 0
+    if code := _repro():
+        return code
+    _summary(argparse.Namespace(json=False))
+    return 0
+
+
+def _repro(*targets: str) -> int:
+    import subprocess
+
+    # DVC's own exit code is 255 for everything; the stage's error stands above its last line.
+    return 1 if subprocess.run([sys.executable, "-m", "dvc", "repro", *targets], check=False).returncode else 0
 
 
 def _import(options: argparse.Namespace) -> None:

@@ -433,6 +433,31 @@ class TrainSection(Section):
         return self
 
 
+class Parent(Section):
+    """A registered version, pinned by what it is; `vigil train --from champion` writes it."""
+
+    version: Annotated[int, Field(ge=1)]
+    bundle: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Digest of its bundle."""
+    rehearsal: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Digest of the sample of old data that was kept with it."""
+
+
+class StartSection(Section):
+    """What training starts from, and what a version keeps for those that will start from it."""
+
+    parent: Parent | None = None
+    """None: from scratch. A version: its weights, and rehearsal of a sample of what it learned from."""
+    rehearsal_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of each batch that is drawn from the parent's sample; the budget in images stays what it is."""
+    keep_train_mib: Annotated[float, Field(gt=0)] = 16.0
+    """Bound on the training patches that are kept with a version, as losslessly encoded."""
+    keep_test_mib: Annotated[float, Field(gt=0)] = 32.0
+    """Bound on the test images that are kept with a version, half of it for each label."""
+    seed: int = 0
+    """Of the samples; a chain of versions whose seed stays has uniform samples of all its data."""
+
+
 class ScoreSection(Section):
     """How patches are scored."""
 
@@ -520,6 +545,7 @@ class Params(Section):
     split: SplitSection = SplitSection()
     patch: PatchSection = PatchSection()
     model: ModelSection = ModelSection()
+    start: StartSection = StartSection()
     train: TrainSection = TrainSection()
     score: ScoreSection = ScoreSection()
     calibrate: CalibrateSection = CalibrateSection()

@@ -243,3 +243,18 @@ PATCH_SCORES = TableType(
 )
 COMPONENTS = ("contextual", "latent", "map_peak", "self_supervision", "memory")
 """The columns of PATCH_SCORES of which a score can be made, in this order."""
+
+KEPT = TableType(
+    "kept",
+    1,
+    pa.schema(
+        [
+            _required("key", pa.string()),  # its place in the order of all that could be kept: the first are
+            _required("sha256", pa.string()),  # of the encoded raw image
+            _required("label", pa.int8()),  # of the image
+            _required("kind", pa.string()),
+            _required("group", pa.string()),
+            _required("pixels", pa.binary()),  # PNG of scaled pixels: a patch (train) or a whole image (test)
+        ]
+    ),
+)

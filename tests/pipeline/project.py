@@ -41,6 +41,7 @@ model:
   discriminator_width: 4
   feature_channels: 8
   attention: {heads: 2, key_channels: 4, value_channels: 4}
+start: {}
 train:
   epochs: 1
   batch_size: 20

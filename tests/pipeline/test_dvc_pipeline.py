@@ -109,6 +109,23 @@ def test_metrics_plots_and_experiments_work(built: Path, tmp_path: Path) -> None
     assert (project / "plots" / "index.html").is_file(), plots
 
 
+def test_training_goes_on_from_the_champion(built: Path, tmp_path: Path) -> None:
+    """What it starts from is a param, so DVC rebuilds what depends on it, and nothing the next time."""
+    project = tmp_path / "project"
+    shutil.copytree(built, project, symlinks=True)
+    run(project, "vigil", "promote", "--why", "the first")
+    output = run(project, "vigil", "train", "--from", "champion")
+    assert "learned from these very patches" in output
+    assert "Running stage" not in output
+    params = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(params.replace("max_train_images: 220", "max_train_images: 200"))
+    output = run(project, "vigil", "train", "--from", "champion")
+    assert "Trained from v1; AUROC beside it" in output
+    assert "parent:\n    version: 1\n" in (project / "params.yaml").read_text()
+    assert json.loads((project / "models/pair/pair.json").read_text())["content"]["record"]["start"]["version"] == 1
+    assert "Running stage" not in run(project, "vigil", "train")
+
+
 def test_second_clone_pulls_and_runs_nothing(built: Path, tmp_path: Path) -> None:
     remote, clone = tmp_path / "remote", tmp_path / "clone"
     project = tmp_path / "project"

@@ -268,3 +268,28 @@ def test_screening_an_empty_folder_fails(params: str, section: RegisterSection, 
     assert state.is_failed()
     assert "no images found" in str(state.message)
     shutil.rmtree(tmp_path / "empty")
+
+
+STARTING = """\
+stages:
+  start:
+    cmd: grep parent params.yaml > start.txt
+    params: [start]
+    outs: [start.txt]
+"""
+
+
+def test_what_training_starts_from_is_pinned_before_the_stage_that_reads_it(
+    project: Path, client: SyncPrefectClient
+) -> None:
+    (project / "dvc.yaml").write_text(STARTING)
+    pinned = {"version": 1, "bundle": "b" * 64, "rehearsal": "c" * 64}
+    (project / "params.yaml").write_text(
+        json.dumps({"data": {"name": "folder", "root": "x"}, "start": {"parent": pinned}})
+    )
+    state = retrain(project=str(project), start_from="scratch", return_state=True)
+    assert state.name == "Completed", state.message
+    assert (project / "start.txt").read_text().split("parent")[1].strip('": ').startswith("null")
+    state = retrain(project=str(project), start_from="champion", return_state=True)
+    assert state.is_failed()
+    assert "pinning the start failed" in str(state.message)

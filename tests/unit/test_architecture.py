@@ -48,8 +48,9 @@ MAY_IMPORT = {
 }
 
 
-RECORDED = ("train", "report")
-"""Stages that are told where MLflow is. It decides where they are recorded, not what they make, so it is no param."""
+RECORDED = ("start", "train", "report")
+"""Stages that are told where MLflow is. It decides where they are recorded, or where what is pinned by digest comes
+from, not what they make, so it is no param."""
 
 
 def modules() -> list[Path]:

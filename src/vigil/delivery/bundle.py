@@ -14,10 +14,11 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import isclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import vigil
 from vigil.calibration.calibration import Calibration
@@ -28,6 +29,7 @@ from vigil.networks.pair import Pair, load_pair
 
 FORMAT_VERSION = 1
 RECORD, PAIR, CALIBRATION, PREPROCESSING = "bundle.json", "pair", "calibration.json", "preprocessing.json"
+_FIGURES = ("auroc", "recall", "fpr", "threshold")
 _Model = TypeVar("_Model", bound=BaseModel)
 _MACHINE_SETTINGS = {
     "workers",
@@ -49,6 +51,29 @@ class Estimate(_Record):
     high: float | None = None
 
 
+class Beside(_Record):
+    """What a version and its parent reach on the same images, each at its own threshold; None as in the summary."""
+
+    digest: str
+    """Of the images."""
+    auroc: Estimate | None
+    parent_auroc: Estimate | None
+    parent_recall: Estimate | None
+    parent_fpr: Estimate | None
+
+
+class ParentSummary(_Record):
+    """Of a version that was trained from another one."""
+
+    version: int
+    bundle: str
+    """Digest of the parent's bundle."""
+    old: Beside
+    """On test images that were kept with the parent."""
+    new: Beside
+    """On the version's own test images."""
+
+
 class EvaluationSummary(_Record):
     """The headline numbers of a test; None where the test split cannot give the number (no anomalies, no normals)."""
 
@@ -56,6 +81,14 @@ class EvaluationSummary(_Record):
     recall: Estimate | None
     fpr: Estimate | None
     threshold: Estimate
+    parent: ParentSummary | None = Field(default=None, exclude_if=lambda parent: parent is None)
+    """None: trained from scratch."""
+
+    @property
+    def figures(self) -> dict[str, Estimate]:
+        """The numbers that were measured, by name."""
+        found = {name: getattr(self, name) for name in _FIGURES}
+        return {name: estimate for name, estimate in found.items() if estimate is not None}
 
     @classmethod
     def of(cls, report: Mapping[str, Any]) -> EvaluationSummary:
@@ -65,17 +98,29 @@ class EvaluationSummary(_Record):
             DataError: One is missing or is not a number.
         """
         found: dict[str, Any] = {}
-        for key in cls.model_fields:
+        for key in _FIGURES:
             entry = report.get(key, "nothing")
             if isinstance(entry, Mapping):
                 entry = {"value": entry.get("value", "nothing"), "low": entry.get("low"), "high": entry.get("high")}
             else:
                 entry = {"value": entry}
             found[key] = None if entry["value"] is None else entry
+        if (parent := report.get("parent")) is not None:
+            found["parent"] = _shortened_to(ParentSummary, parent)
         try:
             return cls.model_validate(found)
         except ValidationError as error:
             raise DataError(explain(error, "evaluation report")) from error
+
+
+def _shortened_to(model: type[BaseModel], value: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of `value`, a part of the report, that `model` has, at every depth."""
+    short: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        entry = value.get(name)
+        inner = [t for t in (field.annotation, *get_args(field.annotation)) if isclass(t) and issubclass(t, BaseModel)]
+        short[name] = _shortened_to(inner[0], entry) if inner and isinstance(entry, Mapping) else entry
+    return short
 
 
 class BundleRecord(_Record):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import vigil
-from vigil.config import RegisterSection
+from vigil.config import Parent, RegisterSection
 from vigil.delivery.bundle import PAIR, BundleRecord, EvaluationSummary, read_record, verify_bundle
 from vigil.delivery.mlflow_tracking import (
     experiment_id,
@@ -41,9 +41,12 @@ _log = logging.getLogger(__name__)
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 DIGEST_TAG, EVALUATION_TAG, TEST_TAG = "vigil.bundle_digest", "vigil.evaluation", "vigil.test_digest"
+DATA_TAG, REHEARSAL_TAG = "vigil.data_digest", "vigil.rehearsal_digest"
 BUNDLES = Path(".vigil/bundles")
 """Where bundles of registered versions are kept after a download, by digest."""
-_ARTIFACT = "bundle"
+REHEARSALS = Path(".vigil/rehearsal")
+"""Where the samples that were kept with versions lie after a download, by digest."""
+_ARTIFACT, _REHEARSAL = "bundle", "rehearsal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,10 @@ class Version:
     test_digest: str
     run_id: str
     evaluation: EvaluationSummary
+    data_digest: str | None = None
+    """Of the patches that the pair was trained on; None where it was not written."""
+    rehearsal_digest: str | None = None
+    """Of the sample of old data that is kept with the version; None where there is none."""
 
     def as_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -91,7 +98,12 @@ class RegisteredVersion:
 
 
 def register(
-    bundle: Path, section: RegisterSection, *, metrics: Mapping[str, float] | None = None, files: Sequence[Path] = ()
+    bundle: Path,
+    section: RegisterSection,
+    *,
+    metrics: Mapping[str, float] | None = None,
+    files: Sequence[Path] = (),
+    rehearsal: Path | None = None,
 ) -> RegisteredVersion:
     """Registers the bundle as a model version with the alias `challenger`.
 
@@ -103,6 +115,8 @@ def register(
         section: Where the registry is.
         metrics: Further numbers for the run; the bundle's own are logged in any case.
         files: Reports and plots (files or folders) for the run; those that are missing are left out.
+        rehearsal: Folder of the sample of data to keep with the version, for those that will be trained from it; it
+            lies beside the bundle and is not served.
 
     Raises:
         BundleMismatch: The bundle's record is damaged.
@@ -114,7 +128,7 @@ def register(
     try:
         champion = version_with(client, name, CHAMPION)
         found = _by_digest(client, name, record.digest)
-        version = found or _create(client, section, bundle, record, metrics or {}, files)
+        version = found or _create(client, section, bundle, record, metrics or {}, files, rehearsal)
         client.set_registered_model_alias(name, CHALLENGER, str(version.number))
     except store_errors() as error:
         raise RegistryError(
@@ -131,17 +145,14 @@ def _create(
     record: BundleRecord,
     metrics: Mapping[str, float],
     files: Sequence[Path],
+    rehearsal: Path | None,
 ) -> Version:
     mlflow = import_mlflow()
     run_id = find_training_run(client, section, digest_folder(bundle / PAIR))
     if run_id is None:
         tags = {"mlflow.runName": "register"}
         run_id = client.create_run(experiment_id(client, section), tags=tags).info.run_id
-    numbers = {
-        key: estimate.value
-        for key in EvaluationSummary.model_fields
-        if (estimate := getattr(record.evaluation, key)) is not None
-    }
+    numbers = {name: estimate.value for name, estimate in record.evaluation.figures.items()}
     for key, value in {**metrics, **numbers}.items():
         client.log_metric(run_id, key, value)
     log_files(client, run_id, files, "reports")
@@ -162,9 +173,14 @@ def _create(
         TEST_TAG: record.test_digest,
         EVALUATION_TAG: record.evaluation.model_dump_json(),
         "vigil.data_set": record.data_set,
-        "vigil.data_digest": record.data_digest,
+        DATA_TAG: record.data_digest,
         "vigil.version": record.vigil_version,
     }
+    if rehearsal is not None:
+        tags[REHEARSAL_TAG] = digest_folder(rehearsal)
+        client.log_artifacts(run_id, str(rehearsal), f"{_REHEARSAL}/{tags[REHEARSAL_TAG]}")
+    if (parent := record.evaluation.parent) is not None:
+        tags |= {"vigil.parent_version": str(parent.version), "vigil.parent_bundle_digest": parent.bundle}
     # The tags are written with the version, in one call: a version without its digest never exists.
     made = client.create_model_version(
         section.model_name, source=model.model_uri, run_id=run_id, model_id=model.model_id, tags=tags
@@ -276,6 +292,46 @@ def fetch_bundle(section: RegisterSection, version: Version, keep_in: Path = BUN
     return folder
 
 
+def fetch_parent(section: RegisterSection, parent: Parent) -> tuple[Path, Path]:
+    """The local folders of a pinned version's bundle and of the sample that was kept with it, both verified.
+
+    Raises:
+        RegistryError: The registry does not hold this version, or holds another one under its number.
+        BundleMismatch: The registry's files are not what was registered.
+    """
+    client = open_store(section)
+    where = f"start.parent: version {parent.version} of '{section.model_name}' in '{section.tracking_uri}'"
+    try:
+        version = version_number(client, section.model_name, parent.version)
+        for what, found, pinned in (
+            ("bundle", version.bundle_digest, parent.bundle),
+            ("rehearsal", version.rehearsal_digest, parent.rehearsal),
+        ):
+            if found != pinned:
+                raise RegistryError(
+                    f"{where} has {what} {found}, pinned is {pinned}; run `vigil train --from champion`"
+                )
+        return fetch_bundle(section, version), _fetch_rehearsal(version.run_id, parent.rehearsal)
+    except store_errors() as error:
+        raise RegistryError(f"{where}: {shortened(error)}") from error
+
+
+def _fetch_rehearsal(run_id: str, digest: str, keep_in: Path = REHEARSALS) -> Path:
+    folder = Path(keep_in) / digest
+    if not folder.exists() or digest_folder(folder) != digest:
+        mlflow = import_mlflow()
+        source = f"{_REHEARSAL}/{digest}"
+        with tempfile.TemporaryDirectory() as scratch, written_aside(folder) as new:
+            found = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=source, dst_path=scratch)
+            shutil.copytree(found, new)
+    if (found := digest_folder(folder)) != digest:
+        raise BundleMismatch(
+            f"{folder}: run {run_id} keeps a rehearsal sample with digest {found}, expected {digest}: its files were "
+            f"changed. Train from scratch (`vigil train --from scratch`)."
+        )
+    return folder
+
+
 def _is_whole(folder: Path) -> bool:
     try:
         verify_bundle(folder)
@@ -323,4 +379,6 @@ def _version(found: ModelVersion) -> Version:
         test_digest=tags[TEST_TAG],
         run_id=found.run_id or "",
         evaluation=EvaluationSummary.model_validate_json(tags[EVALUATION_TAG]),
+        data_digest=tags.get(DATA_TAG),
+        rehearsal_digest=tags.get(REHEARSAL_TAG),
     )

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from vigil.config import PromoteSection, RegisterSection
-from vigil.delivery.bundle import Bundle, EvaluationSummary, load_bundle
+from vigil.delivery.bundle import Bundle, EvaluationSummary, ParentSummary, load_bundle
 from vigil.delivery.mlflow_registry import (
     CHALLENGER,
     CHAMPION,
@@ -141,8 +141,9 @@ def promote(
 ) -> PromotionResult:
     """Makes the challenger the champion, if it loads, scores a fixed batch, and keeps the rules.
 
-    Without a champion only `max_fpr` applies. A challenger that is the champion already changes nothing, and nothing is
-    recorded.
+    Without a champion only `max_fpr` applies. A challenger that was trained from the champion is also held against it
+    on the test images that were kept with the champion: it must not have forgotten what they ask. A challenger that is
+    the champion already changes nothing, and nothing is recorded.
 
     Args:
         section: Where the registry is.
@@ -222,8 +223,14 @@ def objections(challenger: Version, champion: Version | None, rules: PromoteSect
         found.append(f"false-positive rate {measured}; promote.max_fpr allows {rules.max_fpr:g}")
     if champion is None:
         return found
-    before = Numbers.of(champion.evaluation)
-    if challenger.test_digest != champion.test_digest:
+    parent = challenger.evaluation.parent
+    before = standing(challenger, champion)
+    if before is None:
+        if parent is not None:
+            found.append(
+                f"challenger v{challenger.number} was trained from v{parent.version}, which is not the champion "
+                f"(v{champion.number}): run `vigil train --from champion`"
+            )
         found.append(
             f"the two were measured on different test images (challenger v{challenger.number}: "
             f"{challenger.test_digest[:12]}, champion v{champion.number}: {champion.test_digest[:12]}), so their "
@@ -243,7 +250,40 @@ def objections(challenger: Version, champion: Version | None, rules: PromoteSect
             f"recall {now.recall:.4f} is {before.recall - now.recall:.4f} below champion v{champion.number}'s "
             f"{before.recall:.4f}; promote.max_recall_drop allows {rules.max_recall_drop:g}"
         )
+    if parent is not None:
+        found += _forgotten(parent)
     return found
+
+
+def standing(challenger: Version, champion: Version) -> Numbers | None:
+    """The champion's numbers on the test images of the challenger; None where nobody measured them.
+
+    They are its own where both were tested on the same images. A challenger that was trained from this very champion
+    carries them too, since both were measured there.
+    """
+    if challenger.test_digest == champion.test_digest:
+        return Numbers.of(champion.evaluation)
+    parent = challenger.evaluation.parent
+    if parent is None or parent.bundle != champion.bundle_digest or parent.new.digest != challenger.test_digest:
+        return None
+    measured = (parent.new.parent_auroc, parent.new.parent_recall, parent.new.parent_fpr)
+    return Numbers(*(None if estimate is None else estimate.value for estimate in measured))
+
+
+def _forgotten(parent: ParentSummary) -> list[str]:
+    """What a version lost of what its parent knew: AUROC on the old test images below the parent's interval."""
+    now, before = parent.old.auroc, parent.old.parent_auroc
+    if now is None or before is None or before.low is None:
+        return [
+            f"whether it forgot could not be measured: the test images that were kept with v{parent.version} are too "
+            f"few, or of one label"
+        ]
+    if now.value < before.low:
+        return [
+            f"it forgets: AUROC {now.value:.4f} on the old test images, below the interval of v{parent.version}, which "
+            f"reaches {before.value:.4f} [{before.low:.4f}, {before.high:.4f}] there; raise start.rehearsal_share"
+        ]
+    return []
 
 
 def champion_before(events: list[HistoryEvent], current: int) -> int | None:
@@ -295,7 +335,7 @@ def _change_champion(
         from_version=previous,
         to_version=to.number,
         challenger=Numbers.of(to.evaluation),
-        champion=None if champion is None else Numbers.of(champion.evaluation),
+        champion=None if champion is None else standing(to, champion) or Numbers.of(champion.evaluation),
         reasons=tuple(shortened(reason, _TEXT_LIMIT) for reason in reasons[:_REASONS]),
     )
     _write(client, name, event)

@@ -99,6 +99,7 @@ def build_report(inputs: ReportInputs) -> str:
         training=_training(inputs.training),
         selection=_selection(inputs.training),
         change=_change(inputs),
+        parent=_parent(evaluation),
         limits=_limits(inputs),
         digests=_digests(inputs),
     )
@@ -399,6 +400,10 @@ def _change(inputs: ReportInputs) -> dict[str, Any]:
     if champion["version"] == inputs.registered["version"]:
         text = f"Version {champion['version']} is the champion: nothing changed since it was promoted."
         return {"text": text, "rows": []}
+    trained_from = inputs.evaluation.get("parent")
+    if trained_from is not None and trained_from["bundle"] == champion["bundle_digest"]:
+        text = f"The champion is version {champion['version']}, from which this one was trained; see below."
+        return {"text": text, "rows": []}
     if champion["test_digest"] != inputs.registered["test_digest"]:
         text = (
             f"The champion, version {champion['version']}, was measured on other test images, so its numbers cannot be "
@@ -412,6 +417,36 @@ def _change(inputs: ReportInputs) -> dict[str, Any]:
         change = "" if before is None or now is None else f"{now - before:+.3f}"
         rows.append({"name": _NAMES[key][0], "before": _number(before), "now": _number(now), "change": change})
     return {"text": f"The champion is version {champion['version']}, measured on the same test images.", "rows": rows}
+
+
+def _parent(evaluation: Report) -> dict[str, Any] | None:
+    """This version beside the one that it was trained from, on old and new test images; None from scratch."""
+    found = evaluation.get("parent")
+    if found is None:
+        return None
+    rows = []
+    for key, name in (("old", f"Kept with version {found['version']}"), ("new", "Of now")):
+        both = found[key]
+        for figure in ("auroc", "recall", "fpr"):
+            own, before = both[figure] or {}, both[f"parent_{figure}"] or {}
+            rows.append(
+                {
+                    "set": f"{name}: {both['images']['normal']} normal, {both['images']['anomalous']} anomalous",
+                    "name": _NAMES[figure][0],
+                    "before": _number(before.get("value")),
+                    "before_interval": _interval(before),
+                    "now": _number(own.get("value")),
+                    "now_interval": _interval(own),
+                }
+            )
+    now, before = found["old"]["auroc"], found["old"]["parent_auroc"]
+    if now is None or before is None or before["low"] is None:
+        tone, text = "mixed", "Whether it forgot could not be measured: too few old test images, or of one label."
+    elif now["value"] < before["low"]:
+        tone, text = "bad", "It forgets: its AUROC on the old test images lies below the interval of its parent."
+    else:
+        tone, text = "good", "It keeps what its parent knew: AUROC on the old test images is not below its interval."
+    return {"version": found["version"], "tone": tone, "text": text, "rows": rows, "left_out": found["left_out"]}
 
 
 _FEW_IMAGES = 20
@@ -442,6 +477,12 @@ def _limits(inputs: ReportInputs) -> list[str]:
     else:
         found.append(
             "The threshold was set without any anomaly. It bounds false alarms; the recall is only as measured here."
+        )
+    moved = evaluation.get("parent", {}).get("left_out", {}).get("train", 0)
+    if moved:
+        found.append(
+            f"{moved} of the training patches that were kept with the parent lie in images that serve for calibration "
+            f"or test now. They were not rehearsed, but the parent has seen them, and probably others like them."
         )
     few = [kind for kind, row in evaluation.get("per_kind", {}).items() if row["n"] < _FEW_IMAGES]
     if few:

@@ -34,7 +34,11 @@ class StitchedImage(NamedTuple):
 
 
 def stitched_images(
-    shards: PatchShards, patch: PatchSection, maps_folder: Path | None = None, only: Collection[str] | None = None
+    shards: PatchShards,
+    patch: PatchSection,
+    maps_folder: Path | None = None,
+    only: Collection[str] | None = None,
+    buckets: Collection[int] | None = None,
 ) -> Iterator[StitchedImage]:
     """The images of a split in the order of the patch index, one at a time.
 
@@ -43,11 +47,12 @@ def stitched_images(
         patch: How they were cut.
         maps_folder: Of the split's anomaly maps, as `score_split` wrote them.
         only: Ids of the images to yield; None for all.
+        buckets: Where these images lie; None where that is not known, and then all are looked through.
 
     Raises:
         DataError: The maps of a bucket are missing or belong to other patches.
     """
-    for bucket in shards.buckets:
+    for bucket in shards.buckets if buckets is None else buckets:
         rows = shards.rows_of("grid", bucket)
         whole = shards.index_of(bucket)
         index = whole.filter(pc.equal(whole["source"], "grid"))

@@ -47,7 +47,7 @@ class BatchOrder:
         return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, dtype=np.int64)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # new patches and rehearsed ones
 def _permutation(count: int, seed: int, epoch: int) -> npt.NDArray[np.integer[Any]]:
     """As `Generator.permutation(count)`, in 4 bytes per patch where these suffice: it stays in memory for an epoch."""
     order: npt.NDArray[np.integer[Any]] = np.arange(count, dtype=np.uint32 if count <= 1 << 32 else np.int64)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vigil.config import EvaluateSection, PatchSection
-from vigil.files import write_json, write_text, written_aside
-from vigil.records import MANIFEST, PATCH_SCORES
+from vigil.files import read_json, write_json, write_text, written_aside
+from vigil.records import KEPT, MANIFEST, PATCH_SCORES
 from vigil.stages import layout
 
 
@@ -21,17 +21,36 @@ def run(patch: PatchSection, evaluate: EvaluateSection) -> None:
     from vigil.networks.pair import load_pair
 
     calibration = read_calibration(layout.CALIBRATION)
+    pair = load_pair(layout.PAIR)[0]
+    test = PatchShards.open(layout.PATCHES["test"])
     measured = measure(
         PATCH_SCORES.read(layout.SCORES["test"]),
         calibration,
         evaluate,
         manifest=MANIFEST.read(layout.ACCEPTED),
-        test=PatchShards.open(layout.PATCHES["test"]),
+        test=test,
         train=PatchShards.open(layout.PATCHES["train"]),
         maps_folder=layout.MAPS["test"],
         patch=patch,
-        spec=load_pair(layout.PAIR)[0].spec,
+        spec=pair.spec,
     )
+    start = read_json(layout.START / "start.json")
+    if start["parent"] is not None:
+        from vigil.delivery.bundle import load_bundle
+        from vigil.evaluation.beside_parent import beside_parent
+
+        parent = load_bundle(layout.START / layout.PARENT_BUNDLE)
+        both = beside_parent(
+            (pair, calibration),
+            (parent.pair, parent.calibration),
+            patch,
+            evaluate,
+            kept=KEPT.read(layout.REHEARSAL["test"]),
+            images=measured.images,
+            test=test,
+            test_digest=measured.report["test_digest"],
+        )
+        measured.report["parent"] = {**start["parent"], "left_out": start["left_out"], **both}
     write_json(layout.EVALUATION, measured.report)
     with written_aside(layout.TEST_IMAGES) as new:
         csv.write_csv(measured.images, new)

@@ -8,6 +8,13 @@ MANIFEST = Path("data/manifest.parquet")
 ACCEPTED = Path("data/accepted.parquet")
 SPLITS = Path("data/splits.parquet")
 PATCHES = {split: Path("data/patches") / split for split in ("train", "calibration", "test")}
+REHEARSAL = {split: Path("data/rehearsal") / f"{split}.parquet" for split in ("train", "test")}
+"""What the parent version learned from and was tested on; empty from scratch."""
+HANDED_ON = Path("data/rehearsal/next")
+"""What is kept with the version that this run makes."""
+START = Path("models/start")
+PARENT_BUNDLE = "bundle"
+"""Below `START`, where training does not start from scratch."""
 SCORES = {split: Path("data/scores") / f"{split}.parquet" for split in ("calibration", "test")}
 MAPS = {split: Path("data/scores/maps") / split for split in ("calibration", "test")}
 

@@ -25,6 +25,8 @@ class Summary:
     model_name: str
     version: int
     report: str
+    parent: dict[str, Any] | None = None
+    """Where training did not start from scratch: the parent's version, and both AUROC on the old and the new test."""
 
     def as_json(self) -> dict[str, Any]:
         """The summary as plain JSON values."""
@@ -39,6 +41,12 @@ class Summary:
             lines.append(f"  {names[key]:<22} {shown}")
         lines.append(f"  {'Threshold':<22} {self.threshold:.6g}  {self.promise}")
         lines.append(f"  {'Model version':<22} {self.model_name} v{self.version} (challenger)")
+        if self.parent is not None:
+            before = f"v{self.parent['version']}"
+            lines += ["", f"Trained from {before}; AUROC beside it"]
+            for key, name in (("old", f"Test images of {before}"), ("new", "Test images of now")):
+                own, parents = (_interval(a) if a else "not measurable" for a in self.parent[key])
+                lines.append(f"  {name:<22} {own}   {before}: {parents}")
         lines.append("")
         if self.margin is not None:
             best = self.margin["baseline"]
@@ -81,4 +89,12 @@ def read_summary() -> Summary:
         model_name=registered["name"],
         version=registered["version"],
         report=str(layout.REPORT),
+        parent=_parent(evaluation.get("parent")),
     )
+
+
+def _parent(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    both = {key: [found[key]["auroc"], found[key]["parent_auroc"]] for key in ("old", "new")}
+    return {"version": found["version"], **both}

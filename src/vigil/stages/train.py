@@ -10,8 +10,16 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from vigil.config import ModelSection, PatchSection, RegisterSection, TrainSection, candidate_sections
-from vigil.files import write_json, write_text
+from vigil.config import (
+    ModelSection,
+    PatchSection,
+    RegisterSection,
+    StartSection,
+    TrainSection,
+    candidate_sections,
+)
+from vigil.files import read_json, write_json, write_text
+from vigil.records import KEPT
 from vigil.stages import layout
 from vigil.stages.stamping import stamped_copies
 from vigil.training.recorder import TIMINGS, MemoryRecorder, Recorder, StepRecord
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vigil.networks.pair import Pair
+    from vigil.training.rehearsal import WarmStart
     from vigil.training.selection import CandidateScores
 
 _log = logging.getLogger(__name__)
@@ -40,7 +49,9 @@ class _Both:
             recorder.record(step)
 
 
-def run(patch: PatchSection, model: ModelSection, train: TrainSection, register: RegisterSection) -> None:
+def run(
+    patch: PatchSection, model: ModelSection, start: StartSection, train: TrainSection, register: RegisterSection
+) -> None:
     """Trains the candidates one after the other and keeps the best; a killed run goes on where it was.
 
     `register` says where MLflow is; it decides where the run is recorded and nothing of what comes out.
@@ -57,6 +68,9 @@ def run(patch: PatchSection, model: ModelSection, train: TrainSection, register:
     digests = {split: part.digest for split, part in shards.items()}
     settings = {section: values.model_dump(mode="json") for section, values in (("patch", patch), ("model", model))}
     settings["train"] = train.model_dump(mode="json")
+    warm = _warm_start(start)
+    lineage = {} if warm is None else {"start": warm.record}
+    settings |= lineage
     work = layout.WORK / "train"
 
     results: dict[str, Any] = {}
@@ -74,7 +88,7 @@ def run(patch: PatchSection, model: ModelSection, train: TrainSection, register:
             rows = MemoryRecorder()
             with tracked.candidate(candidate.name, {**own, "seed": candidate.seed}) as recorder:
                 pair = train_candidate(
-                    spec, own_train, candidate.seed, shards["train"], work / candidate.name, _Both(rows, recorder)
+                    spec, own_train, candidate.seed, shards["train"], work / candidate.name, _Both(rows, recorder), warm
                 )
             fit_memory(pair, shards["train"], seed=candidate.seed, device=device_of(own_train.device))
             patches = shards["calibration"].read(grid)
@@ -84,7 +98,7 @@ def run(patch: PatchSection, model: ModelSection, train: TrainSection, register:
 
         selection = rank_candidates(scores, image_ids, labels)
         pair, record = results[selection.chosen]
-        save_pair(layout.PAIR, pair, {"candidate": selection.chosen, **record, "data": digests})
+        save_pair(layout.PAIR, pair, {"candidate": selection.chosen, **record, "data": digests, **lineage})
         write_text(layout.LOSSES, _losses_csv(losses))
         images_seen = {name: steps[-1].images_seen for name, steps in losses.items()}
         report = {
@@ -93,16 +107,43 @@ def run(patch: PatchSection, model: ModelSection, train: TrainSection, register:
             "images_seen": images_seen,
             "train_patches": len(shards["train"]),
             "data": digests,
+            **lineage,
             "final_losses": {name: _without_timings(steps[-1]) for name, steps in losses.items()},
         }
         write_json(layout.TRAIN_REPORT, report)
         tracked.log_pair(layout.PAIR)
         tracked.log(
-            metrics={f"selection.{n}": v for n, v in selection.values.items()}, tags={"chosen": selection.chosen}
+            metrics={f"selection.{n}": v for n, v in selection.values.items()},
+            tags={"chosen": selection.chosen, **_lineage_tags(warm)},
         )
         tracked.log_files([layout.LOSSES, layout.TRAIN_REPORT])
     shutil.rmtree(work)  # checkpoints; the pair is written, and DVC keeps it
     _log.info("chosen: %s (%s)", selection.chosen, selection.reason)
+
+
+def _warm_start(start: StartSection) -> WarmStart | None:
+    """What the start stage prepared: the parent's pair and what is rehearsed of its data; None from scratch."""
+    import numpy as np
+
+    from vigil.images.rehearsal import decode
+    from vigil.training.rehearsal import WarmStart
+
+    parent = read_json(layout.START / "start.json")["parent"]
+    if parent is None:
+        return None
+    kept = decode(KEPT.read(layout.REHEARSAL["train"])).pixels if start.rehearsal_share else []
+    pair = layout.START / layout.PARENT_BUNDLE / "pair"
+    _log.info("from version %d, rehearsing %d old patches", parent["version"], len(kept))
+    return WarmStart(pair, parent, start.rehearsal_share, np.stack(kept) if kept else None)
+
+
+def _lineage_tags(warm: WarmStart | None) -> dict[str, str]:
+    if warm is None:
+        return {}
+    return {
+        "vigil.parent_version": str(warm.parent["version"]),
+        "vigil.parent_bundle_digest": str(warm.parent["bundle"]),
+    }
 
 
 def _scores(

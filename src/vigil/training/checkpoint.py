@@ -117,19 +117,19 @@ def _newest(folder: Path, run: dict[str, Any]) -> tuple[Path, dict[str, Any], di
         return None
     path = checkpoints[-1]
     content, parts = read_weights_folder(path, _DOCUMENT, CHECKPOINT_VERSION)
-    differences = _differences(content["run"], run)
-    if differences:
+    wrong = differences(content["run"], run)
+    if wrong:
         raise CheckpointError(
-            f"{path}: the checkpoint belongs to another run: {'; '.join(differences)}. Delete {folder} to train anew."
+            f"{path}: the checkpoint belongs to another run: {'; '.join(wrong)}. Delete {folder} to train anew."
         )
     return path, content, parts
 
 
-def _differences(found: Any, expected: Any, where: str = "") -> list[str]:
-    """Each setting in which two runs differ."""
+def differences(found: Any, expected: Any, where: str = "") -> list[str]:
+    """Each setting in which two trees of settings differ, e.g. `model.depth was 3, is 4`."""
     if isinstance(found, dict) and isinstance(expected, dict):
         keys = sorted(found.keys() | expected.keys())
-        return [d for k in keys for d in _differences(found.get(k), expected.get(k), f"{where}.{k}".lstrip("."))]
+        return [d for k in keys for d in differences(found.get(k), expected.get(k), f"{where}.{k}".lstrip("."))]
     return [] if found == expected else [f"{where} was {found!r}, is {expected!r}"]
 
 

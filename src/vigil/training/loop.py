@@ -23,9 +23,9 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 
 from vigil.config import TrainSection
 from vigil.errors import TrainingDiverged, VigilError
-from vigil.images.dataset import BatchOrder, to_tensor
+from vigil.images.dataset import to_tensor
 from vigil.images.shards import PatchShards
-from vigil.networks.pair import Pair, PairSpec, build_pair
+from vigil.networks.pair import Pair, PairSpec, build_pair, load_pair
 from vigil.progress import Progress
 from vigil.seeding import numpy_generator
 from vigil.training.checkpoint import RunState, load_checkpoint, load_result, remove_leftovers, save_checkpoint
@@ -33,6 +33,7 @@ from vigil.training.intervals import Clock, Reporter, add_step, finish_interval
 from vigil.training.plan import Plan, make_plan
 from vigil.training.pseudo_anomalies import colour_table, decoys, pseudo_anomalies
 from vigil.training.recorder import Recorder, StepRecord
+from vigil.training.rehearsal import Sources, WarmStart
 from vigil.training.self_supervision import training_views
 from vigil.training.steps import (
     Corruption,
@@ -50,7 +51,13 @@ _COLOUR_SAMPLE = 256
 
 
 def train_candidate(
-    spec: PairSpec, train: TrainSection, seed: int, patches: PatchShards, work: Path, recorder: Recorder
+    spec: PairSpec,
+    train: TrainSection,
+    seed: int,
+    patches: PatchShards,
+    work: Path,
+    recorder: Recorder,
+    warm: WarmStart | None = None,
 ) -> Pair:
     """A trained pair in evaluation mode on the CPU; a function of all arguments but `work` and `recorder` on a CPU.
 
@@ -65,13 +72,14 @@ def train_candidate(
         patches: Normal patches.
         work: Folder for checkpoints.
         recorder: Gets every interval of the run in order, those of earlier processes first.
+        warm: A pair to go on from with new optimisers, and old patches to rehearse; None from scratch.
 
     Raises:
-        ConfigError: Settings that do not fit each other, the patches, or this machine.
+        ConfigError: Settings that do not fit each other, the patches, this machine, or the pair to go on from.
         CheckpointError: The checkpoint is damaged or of another run.
         TrainingDiverged: A loss or a gradient norm is not finite.
     """
-    plan = make_plan(spec, train, seed, patches, work)
+    plan = make_plan(spec, train, seed, patches, work, warm)
     plan.folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(plan.folder)
     pair = build_pair(spec, seed)
@@ -89,15 +97,15 @@ def _train(fabric: Fabric, plan: Plan, patches: PatchShards, report: Report) -> 
     train = plan.train
     players = _players_on(fabric.device, plan)
     state = load_checkpoint(plan.folder, plan.run, players) or RunState()
-    order = BatchOrder(len(patches), plan.seed)
-    colours = _colours(patches, plan.seed) if train.objective == "restore" else None
+    sources = Sources(patches, plan.warm, train.batch_size, plan.seed)
+    colours = _colours(sources, plan.seed) if train.objective == "restore" else None
     clock = Clock(state.images_seen)
     progress = Progress("train", plan.total_images, "images", state.images_seen) if _shows_progress(fabric) else None
 
     while state.images_seen < plan.total_images:
         # Batch: a function of the seed and the images seen; each process takes its share.
-        rows = order.indices(state.images_seen, train.batch_size)
-        x, corruption = _batch(patches, rows, plan, state.images_seen, fabric, colours)
+        rows = sources.batch(state.images_seen)
+        x, corruption = _batch(sources, rows, plan, state.images_seen, fabric, colours)
         set_learning_rate(players, train, state.images_seen / plan.total_images)
 
         # Discriminator and generator; each checks that its numbers are finite before it moves.
@@ -133,15 +141,16 @@ def _train(fabric: Fabric, plan: Plan, patches: PatchShards, report: Report) -> 
 
 
 def _players_on(device: torch.device, plan: Plan) -> Players:
-    """A new pair on `device`, channels last, with its optimisers."""
-    pair = build_pair(plan.spec, plan.seed).to(device).train()
+    """The pair that the run starts from on `device`, channels last, with new optimisers."""
+    started = build_pair(plan.spec, plan.seed) if plan.warm is None else load_pair(plan.warm.pair)[0]
+    pair = started.to(device).train()
     for network in (pair.generator, pair.discriminator):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return make_players(pair, plan.train)
 
 
 def _batch(
-    patches: PatchShards,
+    sources: Sources,
     rows: npt.NDArray[np.int64],
     plan: Plan,
     images_seen: int,
@@ -153,7 +162,7 @@ def _batch(
     With it, where the training patches' colours are given, the same patches with pseudo-anomalies.
     """
     share = slice(fabric.global_rank, None, fabric.world_size)
-    pixels = patches.read(rows[share])
+    pixels = sources.read(rows[share])
     if plan.train.horizontal_flip:
         flipped = numpy_generator(plan.seed, "horizontal flip", images_seen).random(len(rows))[share] < 0.5
         pixels[flipped] = pixels[flipped, :, ::-1]
@@ -164,8 +173,7 @@ def _batch(
     section, numbers = plan.train.pseudo_anomalies, images_seen + np.arange(len(rows))[share]
 
     def others(purpose: str) -> npt.NDArray[np.uint8]:
-        drawn = numpy_generator(plan.seed, purpose, images_seen).integers(len(patches), size=len(rows))
-        return patches.read(drawn[share])
+        return sources.read(sources.others(purpose, images_seen)[share])
 
     if colours is not None and section.decoy_fraction:
         pixels = decoys(pixels, others("decoy donors"), section, colours, seed=plan.seed, numbers=numbers)
@@ -185,10 +193,10 @@ def _views(x: Tensor, plan: Plan, images_seen: int, fabric: Fabric) -> Views | N
     return training_views(x, numpy_generator(plan.seed, "views", images_seen, fabric.global_rank))
 
 
-def _colours(patches: PatchShards, seed: int) -> npt.NDArray[np.float32]:
+def _colours(sources: Sources, seed: int) -> npt.NDArray[np.float32]:
     """The colours that occur in the training patches, of a seeded sample of them."""
-    sample = numpy_generator(seed, "colour table").integers(len(patches), size=min(_COLOUR_SAMPLE, len(patches)))
-    return colour_table(patches.read(np.sort(sample)))
+    sample = numpy_generator(seed, "colour table").integers(len(sources), size=min(_COLOUR_SAMPLE, len(sources)))
+    return colour_table(sources.read(np.sort(sample)))
 
 
 def _crossed(before: int, now: int, every: int) -> bool:

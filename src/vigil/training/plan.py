@@ -15,7 +15,9 @@ from vigil.config import TrainSection
 from vigil.errors import ConfigError
 from vigil.files import digest_file, digest_json
 from vigil.images.shards import PatchShards
-from vigil.networks.pair import PairSpec
+from vigil.networks.pair import PairSpec, load_pair
+from vigil.training.checkpoint import differences
+from vigil.training.rehearsal import WarmStart, rehearsed_per_batch
 
 Accelerator = Literal["cpu", "cuda"]
 Precision = Literal["32-true", "bf16-mixed"]
@@ -35,9 +37,13 @@ class Plan:
     run: dict[str, Any]
     """What fixes the weights; two runs with equal values are the same run."""
     folder: Path
+    warm: WarmStart | None = None
+    """None: from scratch."""
 
 
-def make_plan(spec: PairSpec, train: TrainSection, seed: int, patches: PatchShards, work: Path) -> Plan:
+def make_plan(
+    spec: PairSpec, train: TrainSection, seed: int, patches: PatchShards, work: Path, warm: WarmStart | None = None
+) -> Plan:
     """Settles device, precision and budget, and refuses what cannot work, before any network exists.
 
     Raises:
@@ -58,6 +64,8 @@ def make_plan(spec: PairSpec, train: TrainSection, seed: int, patches: PatchShar
             f"the pair is for patches of {spec.patch_size_px} px and {spec.channels} channels, the shards hold "
             f"{patches.patch_size} px and {patches.channels}; run `dvc repro` to cut them anew"
         )
+    if warm is not None:
+        _check_warm_start(spec, train, warm)
     accelerator = resolve_device(train)
     precision = resolve_precision(train, accelerator)
     images = max(round(train.epochs * len(patches)), 1)
@@ -70,9 +78,26 @@ def make_plan(spec: PairSpec, train: TrainSection, seed: int, patches: PatchShar
         "code": code_digest(Path(vigil.__file__).parent),
         "torch": torch.__version__,
     }
+    if warm is not None:
+        run["start"] = warm.record
     total_images = math.ceil(images / train.batch_size) * train.batch_size
     folder = Path(work) / digest_json(run)[:16]
-    return Plan(spec, train, seed, total_images, accelerator, precision, run, folder)
+    return Plan(spec, train, seed, total_images, accelerator, precision, run, folder, warm)
+
+
+def _check_warm_start(spec: PairSpec, train: TrainSection, warm: WarmStart) -> None:
+    found = load_pair(warm.pair)[0].spec
+    wrong = differences(found.model_dump(mode="json"), spec.model_dump(mode="json"))
+    if wrong:
+        raise ConfigError(
+            f"version {warm.parent['version']} has another architecture than this run, so its weights do not fit: "
+            f"{'; '.join(wrong)}. Set these keys back, or train from scratch (`vigil train --from scratch`)."
+        )
+    if warm.old is not None and rehearsed_per_batch(warm.share, train.batch_size) >= train.batch_size:
+        raise ConfigError(
+            f"start.rehearsal_share {warm.share:g} of train.batch_size {train.batch_size} leaves no place for a new "
+            f"patch; lower the share or raise the batch size"
+        )
 
 
 def code_digest(package: Path) -> str:
