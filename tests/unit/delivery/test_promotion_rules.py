@@ -63,6 +63,40 @@ def test_numbers_of_different_tests_are_not_compared() -> None:
     assert "dvc repro" in reason
 
 
+def trained_from(number: int, *, old: Any, new: float = 0.9, recall: float = 0.9, **more: Any) -> Version:
+    """Version 9, tested on other images than its parent, beside it; `old` is its AUROC on the parent's."""
+    on_old = {"digest": "o", "auroc": old, "parent_auroc": {"value": 0.9, "low": 0.85, "high": 0.95}}
+    on_new = {"digest": "u", "auroc": None, "parent_auroc": {"value": new}, "parent_recall": {"value": recall}}
+    parent = {"version": number, "bundle": f"digest-{number}", "old": on_old, "new": on_new, "left_out": {}}
+    return version(9, test="u", parent=parent, **more)
+
+
+@pytest.mark.parametrize(
+    ("challenger", "broken"),
+    [
+        (trained_from(1, old={"value": 0.86}, auroc=0.91), []),
+        (trained_from(1, old={"value": 0.85}, auroc=0.91), []),  # at the bound is not below it
+        (trained_from(1, old={"value": 0.84}, auroc=0.91), ["it forgets: AUROC 0.8400 on the old test images"]),
+        (trained_from(1, old=None, auroc=0.91), ["whether it forgot could not be measured"]),
+        (trained_from(1, old={"value": 0.9}, new=0.95, auroc=0.91), ["does not exceed champion v1's 0.9500"]),
+        (trained_from(1, old={"value": 0.9}, recall=0.99, auroc=0.91), ["recall 0.9000 is 0.0900 below"]),
+        (trained_from(7, old={"value": 0.9}, auroc=0.91), ["was trained from v7, which is not", "different test"]),
+    ],
+)
+def test_a_version_is_held_against_the_parent_that_it_was_measured_beside(
+    challenger: Version, broken: list[str]
+) -> None:
+    found = objections(challenger, CHAMPION, PromoteSection())
+    assert len(found) == len(broken), found
+    assert all(text in reason for text, reason in zip(broken, found, strict=True))
+
+
+def test_a_summary_without_a_parent_says_nothing_of_one() -> None:
+    assert "parent" not in version(1).evaluation.model_dump(mode="json")
+    summary = trained_from(1, old=None).evaluation
+    assert EvaluationSummary.model_validate_json(summary.model_dump_json()) == summary
+
+
 def test_without_a_champion_only_the_false_positive_rate_counts() -> None:
     assert objections(version(1, auroc=0.1, recall=0.0), None, PromoteSection()) == []
     assert len(objections(version(1, fpr=0.3), None, PromoteSection(max_fpr=0.2))) == 1
