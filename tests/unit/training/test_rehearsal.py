@@ -81,8 +81,8 @@ def test_rows_are_read_from_where_they_lie(patches, parent):
 
 
 def test_donors_come_from_both_with_the_same_share(patches, parent):
-    alone = np.concatenate([Sources(patches, None, 4, 7).donors(seen) for seen in range(0, 400, 4)])
-    both = np.concatenate([Sources(patches, warm(parent), 4, 7).donors(seen) for seen in range(0, 400, 4)])
+    alone = np.concatenate([Sources(patches, None, 4, 7).others("donors", seen) for seen in range(0, 400, 4)])
+    both = np.concatenate([Sources(patches, warm(parent), 4, 7).others("donors", seen) for seen in range(0, 400, 4)])
     assert alone.max() == len(patches) - 1
     assert 0.4 < (both >= len(patches)).mean() < 0.6
 
