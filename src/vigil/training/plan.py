@@ -13,7 +13,7 @@ import torch
 import vigil
 from vigil.config import TrainSection
 from vigil.errors import ConfigError
-from vigil.files import digest_file, digest_json
+from vigil.files import digest_bytes, digest_file, digest_json
 from vigil.images.shards import PatchShards
 from vigil.networks.pair import PairSpec, load_pair
 from vigil.training.checkpoint import differences
@@ -79,7 +79,8 @@ def make_plan(
         "torch": torch.__version__,
     }
     if warm is not None:
-        run["start"] = warm.record
+        old = None if warm.old is None else digest_bytes(warm.old.tobytes())
+        run["start"] = {**warm.record, "old": old}
     total_images = math.ceil(images / train.batch_size) * train.batch_size
     folder = Path(work) / digest_json(run)[:16]
     return Plan(spec, train, seed, total_images, accelerator, precision, run, folder, warm)
