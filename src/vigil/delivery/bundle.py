@@ -31,12 +31,8 @@ FORMAT_VERSION = 1
 RECORD, PAIR, CALIBRATION, PREPROCESSING = "bundle.json", "pair", "calibration.json", "preprocessing.json"
 _FIGURES = ("auroc", "recall", "fpr", "threshold")
 _Model = TypeVar("_Model", bound=BaseModel)
-_MACHINE_SETTINGS = {
-    "workers",
-    "buckets",
-    "executor",
-    "scheduler",
-}  # of PatchSection: they change how fast patches are cut, never which
+MACHINE_SETTINGS = {"workers", "buckets", "executor", "scheduler"}
+"""Of PatchSection: they change how fast patches are cut, never which."""
 
 
 class _Record(BaseModel):
@@ -195,7 +191,7 @@ def write_bundle(
         shutil.copytree(pair, new / PAIR)
         write_json(new / CALIBRATION, calibration.model_dump(mode="json"))
         preprocessing = {
-            "patch": patch.model_dump(mode="json", exclude=_MACHINE_SETTINGS),
+            "patch": patch.model_dump(mode="json", exclude=MACHINE_SETTINGS),
             "accept": accept.model_dump(mode="json"),
         }
         write_json(new / PREPROCESSING, preprocessing)

@@ -150,5 +150,5 @@ def _scores(judge: Judge, pieces: Iterable[Pixels], patch_image: NDArray[np.intp
     scored = []
     for patches in pieces:
         found = score_patches(pair, patches, device=device, batch_size=64)
-        scored.append(calibration.patch_scores(found.contextual, found.latent, found.map_peak))
+        scored.append(calibration.patch_scores(found.columns()))
     return image_scores(np.concatenate(scored), patch_image, calibration.reduction)

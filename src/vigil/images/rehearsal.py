@@ -8,8 +8,9 @@ first or its last. An image that is offered twice is one entry, because entries 
 
 from __future__ import annotations
 
+import heapq
 import io
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from vigil.records import ANOMALOUS, KEPT, NORMAL
 from vigil.seeding import derive_seed
 
 MIB = 1 << 20
+_LEAST_PNG_BYTES = 67
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -35,6 +37,10 @@ class Offer:
     label: int
     kind: str
     group: str
+
+
+Numbered = tuple[Offer, int]
+"""With a number by which its pixels are found."""
 
 
 class Sample(NamedTuple):
@@ -54,6 +60,12 @@ def patch_key(seed: int, sha256: str, y: int, x: int) -> str:
 def image_key(seed: int, group: str, sha256: str) -> str:
     """The place of a test image in the order: groups one by one, the images of a group after each other."""
     return f"{derive_seed(seed, f'kept group {group}'):016x}{derive_seed(seed, f'kept image {sha256}'):016x}"
+
+
+def head(offers: Iterable[Numbered], mib: float) -> list[Numbered]:
+    """Those of `offers`, in order, that could be kept within `mib` MiB however well they encode; the memory that it
+    takes does not depend on how many are offered."""
+    return heapq.nsmallest(int(mib * MIB / _LEAST_PNG_BYTES) + 1, offers, key=lambda offer: offer[0].key)
 
 
 def draw(kept: pa.Table, offers: Sequence[Offer], read: Callable[[int], Pixels], mib: float) -> pa.Table:

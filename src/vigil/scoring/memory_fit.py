@@ -5,6 +5,8 @@ Legend: N patches, S slots, D feature channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,7 +25,15 @@ _LEAST_VARIANCE = 1e-12
 """Relative to the largest, below which a direction counts as this spread: rounding errors must not become distances."""
 
 
-def fit_memory(pair: Pair, patches: PatchShards, *, seed: int, device: torch.device | str) -> None:
+def fit_memory(
+    pair: Pair,
+    patches: PatchShards,
+    *,
+    seed: int,
+    device: torch.device | str,
+    old: NDArray[np.uint8] | None = None,
+    old_share: float = 0.0,
+) -> None:
     """Puts a memory of `patches` into the pair, if its model has one; does nothing otherwise.
 
     Fitted on a seeded choice of at most `model.memory.fitted_patches` grid patches: the mean, and the covariance
@@ -34,6 +44,8 @@ def fit_memory(pair: Pair, patches: PatchShards, *, seed: int, device: torch.dev
         patches: Normal training patches.
         seed: Of the choice.
         device: Where to compute the features.
+        old: [N, P, P, C], rehearsed patches of earlier data; they take the place of `old_share` of the patches.
+        old_share: See there; less where there are fewer of them.
 
     Raises:
         TrainingDiverged: A feature is not finite, or the features of all patches are equal.
@@ -42,7 +54,15 @@ def fit_memory(pair: Pair, patches: PatchShards, *, seed: int, device: torch.dev
         return
     rows = patches.rows_of("grid")
     chosen = numpy_generator(seed, "memory").permutation(rows)[: pair.spec.model.memory.fitted_patches]
-    features = _features(pair, patches, np.sort(chosen), device)
+    rehearsed = np.empty(0, np.int64)
+    if old is not None:
+        count = min(len(old), int(old_share * len(chosen) + 0.5))
+        rehearsed = numpy_generator(seed, "memory of old patches").permutation(len(old))[:count]
+        chosen = chosen[: len(chosen) - count]
+    features = _features(pair, patches.read, np.sort(chosen), device)
+    if old is not None and len(rehearsed):
+        of_old = _features(pair, old.__getitem__, np.sort(rehearsed), device)
+        features = np.concatenate([features, of_old])
     spread = features.var(axis=0).sum(axis=1)  # S
     if not np.isfinite(spread).all() or not spread.all():
         raise TrainingDiverged(
@@ -66,7 +86,10 @@ def _gaussian(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
 
 
 def _features(
-    pair: Pair, patches: PatchShards, rows: NDArray[np.int64], device: torch.device | str
+    pair: Pair,
+    read: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
+    rows: NDArray[np.int64],
+    device: torch.device | str,
 ) -> NDArray[np.float64]:
     """[N, S, D] of the patches in these rows."""
     collected = []
@@ -74,7 +97,7 @@ def _features(
     with exact_evaluation(pair.to(device)):
         for start in range(0, len(rows), _BATCH):
             here = rows[start : start + _BATCH]
-            x = to_tensor(patches.read(here), device).contiguous(memory_format=torch.channels_last)
+            x = to_tensor(read(here), device).contiguous(memory_format=torch.channels_last)
             collected.append(remembered_features(pair, x).double().cpu().numpy())
             progress.advance(len(here))
     progress.close()

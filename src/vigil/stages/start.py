@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _log = logging.getLogger(__name__)
-_MACHINE_SETTINGS = {"workers", "buckets"}
 
 
 def run(patch: PatchSection, start: StartSection, register: RegisterSection) -> None:
@@ -60,12 +60,12 @@ def run(patch: PatchSection, start: StartSection, register: RegisterSection) -> 
 
 def _fetch(start: StartSection, patch: PatchSection, register: RegisterSection, folder: Path) -> dict[str, pa.Table]:
     """Copies the parent's bundle into `folder`; the tables of the sample that was kept with it."""
-    from vigil.delivery.bundle import load_bundle
+    from vigil.delivery.bundle import MACHINE_SETTINGS, load_bundle
     from vigil.delivery.mlflow_registry import fetch_parent
 
     assert start.parent is not None
     bundle, sample = fetch_parent(register, start.parent)
-    before, now = (p.model_dump(exclude=_MACHINE_SETTINGS) for p in (load_bundle(bundle).patch, patch))
+    before, now = (p.model_dump(exclude=MACHINE_SETTINGS) for p in (load_bundle(bundle).patch, patch))
     wrong = [f"patch.{key} was {before[key]!r}, is {now[key]!r}" for key in now if before[key] != now[key]]
     if wrong:
         raise ConfigError(
@@ -78,18 +78,26 @@ def _fetch(start: StartSection, patch: PatchSection, register: RegisterSection, 
 
 
 def _hand_on(old: dict[str, pa.Table], sha256: dict[str, str], patch: PatchSection, start: StartSection) -> None:
-    import numpy as np
-
     from vigil.evaluation.localisation import stitched_images
-    from vigil.images.rehearsal import Offer, Pixels, draw, draw_of_each_label, image_key, patch_key
+    from vigil.images.rehearsal import Numbered, Offer, Pixels, draw, draw_of_each_label, head, image_key, patch_key
     from vigil.images.shards import PatchShards
 
-    columns = ["image_id", "y", "x", "image_label", "kind", "group"]
     train = PatchShards.open(layout.PATCHES["train"])
-    patches = [
-        Offer(patch_key(start.seed, sha256[i], y, x), sha256[i], label, kind, group)
-        for i, y, x, label, kind, group in zip(*(train.index.column(n).to_pylist() for n in columns), strict=True)
-    ]
+    columns = ["image_id", "y", "x", "image_label", "kind", "group"]
+
+    def patches() -> Iterator[Numbered]:
+        for bucket in train.buckets:
+            index = train.index_of(bucket)
+            rows = zip(*(index.column(n).to_pylist() for n in columns), strict=True)
+            for number, (i, y, x, label, kind, group) in zip(train.rows_of(bucket=bucket).tolist(), rows, strict=True):
+                yield Offer(patch_key(start.seed, sha256[i], y, x), sha256[i], label, kind, group), number
+
+    first = head(patches(), start.keep_train_mib)
+
+    def read_patch(number: int) -> Pixels:
+        pixels: Pixels = train.read([first[number][1]])[0]
+        return pixels
+
     test = PatchShards.open(layout.PATCHES["test"])
     rows = test.index.select(["image_id", "bucket", "image_label", "kind", "group"]).to_pylist()
     by_id = {row["image_id"]: row for row in rows}
@@ -105,7 +113,7 @@ def _hand_on(old: dict[str, pa.Table], sha256: dict[str, str], patch: PatchSecti
 
     with written_aside(layout.HANDED_ON) as new:
         new.mkdir()
-        kept = draw(old["train"], patches, lambda n: train.read(np.array([n]))[0], start.keep_train_mib)
+        kept = draw(old["train"], [offer for offer, _row in first], read_patch, start.keep_train_mib)
         KEPT.write(new / "train.parquet", kept)
         tested = draw_of_each_label(old["test"], images, read_image, start.keep_test_mib)
         KEPT.write(new / "test.parquet", tested)

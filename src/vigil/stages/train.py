@@ -90,7 +90,14 @@ def run(
                 pair = train_candidate(
                     spec, own_train, candidate.seed, shards["train"], work / candidate.name, _Both(rows, recorder), warm
                 )
-            fit_memory(pair, shards["train"], seed=candidate.seed, device=device_of(own_train.device))
+            fit_memory(
+                pair,
+                shards["train"],
+                seed=candidate.seed,
+                device=device_of(own_train.device),
+                old=None if warm is None else warm.old,
+                old_share=0.0 if warm is None else warm.share,
+            )
             patches = shards["calibration"].read(grid)
             scores.append(_scores(candidate.name, pair, own_train, candidate.seed, patches, not labels.any()))
             results[candidate.name] = (pair, {"seed": candidate.seed, **own})

@@ -13,6 +13,7 @@ from vigil.images.rehearsal import (
     draw,
     draw_of_each_label,
     encode,
+    head,
     image_key,
     nothing,
     patch_key,
@@ -57,6 +58,15 @@ def test_the_bound_holds_in_bytes_and_one_entry_is_always_kept():
     kept = drawn(nothing(), range(50), 10)
     assert sum(map(len, kept.column("pixels").to_pylist())) <= 10 * (len(encode(pixels(0))) + 8)
     assert draw(nothing(), offers([1]), lambda _n: pixels(1), 1e-9).num_rows == 1
+
+
+def test_the_head_holds_everything_that_may_be_kept():
+    entries = offers(range(500))
+    room = 10 * len(encode(pixels(0))) / MIB
+    first = head(((offer, number) for number, offer in enumerate(entries)), room)
+    assert len(first) < 100
+    of_head = draw(nothing(), [offer for offer, _n in first], lambda n: pixels(first[n][1]), room)
+    assert of_head.equals(draw(nothing(), entries, pixels, room))
 
 
 def test_an_entry_that_is_offered_again_is_one_entry():

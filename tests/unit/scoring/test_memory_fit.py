@@ -62,6 +62,21 @@ def test_a_patch_unlike_training_is_far_and_normal_ones_are_near_one(shards: Pat
     assert far.min() > 3 * near.max()
 
 
+def test_rehearsed_patches_stay_near(shards: PatchShards) -> None:
+    """Earlier data that look otherwise are far from a memory of the new data alone, and near where they had a share."""
+    old = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 1), dtype=np.uint8)
+    distances = []
+    for share in (0.0, 0.5):
+        pair = remembering("discriminator")
+        fit_memory(pair, shards, seed=0, device="cpu", old=old[:30], old_share=share)
+        found = score_patches(pair, old[30:], device="cpu", batch_size=16).memory
+        assert found is not None
+        distances.append(np.median(found))
+    alone, shared = distances
+    assert shared < 3
+    assert alone > 2 * shared
+
+
 def test_the_memory_travels_with_the_pair_and_equal_fits_give_equal_bytes(shards: PatchShards, tmp_path: Path) -> None:
     for name in ("one", "two"):
         pair = remembering("self_supervision")
