@@ -89,6 +89,11 @@ def _build_parser() -> argparse.ArgumentParser:
     stage.add_argument("name", choices=STAGES)
     stage.add_argument("--params", type=Path, default=Path("params.yaml"))
     stage.add_argument("--dry-run", action="store_true", help="print the stage's resolved settings and stop")
+    stage.add_argument(
+        "--quarantine",
+        action="store_true",
+        help="validate: go on without the files that break a rule, and list them (also: validate.quarantine)",
+    )
     stage.set_defaults(run=_run_stage)
 
     patch = commands.add_parser("patch", help="run the stage patch, e.g. on a Dask cluster; the same bytes come out")
@@ -138,6 +143,11 @@ def _build_parser() -> argparse.ArgumentParser:
     fetching.add_argument("--url", help="another address of the set, e.g. your own mirror; the checksum is verified")
     fetching.add_argument("--sha256", help="checksum of a repacked copy at --url, in place of the published one")
     fetching.set_defaults(run=_fetch)
+
+    accepting = data.add_parser(
+        "accept", help="make the data validated last the set that later ones may not drift from"
+    )
+    accepting.set_defaults(run=lambda _options: _accept())
 
     summary = commands.add_parser("summary", help="show the results of the last `dvc repro`")
     summary.add_argument("--json", action="store_true")
@@ -190,11 +200,15 @@ def _load(path: Path) -> Params:
 
 
 def _run_stage(options: argparse.Namespace) -> None:
+    if options.quarantine and options.name != "validate":
+        raise ConfigError(f"--quarantine is an option of `vigil stage validate`, not of {options.name}")
     params = _load(options.params)
     run = importlib.import_module(f"vigil.stages.{options.name}").run
     sections = {
         name: getattr(params, _SECTION_ATTRIBUTES.get(name, name)) for name in inspect.signature(run).parameters
     }
+    if options.quarantine:
+        sections["validate"] = sections["validate"].model_copy(update={"quarantine": True})
     if options.dry_run:
         _show(json.dumps({name: section.model_dump(mode="json") for name, section in sections.items()}, indent=2))
         return
@@ -266,6 +280,22 @@ def _show_import(summary: ImportSummary) -> None:
     for warning in summary.warnings:
         _say(f"warning: {warning}")
     _show(summary.describe())
+
+
+def _accept() -> None:
+    from vigil.images.drift import STATISTICS, accept
+    from vigil.images.validation_report import RESULT, failed_folder
+    from vigil.stages import layout
+
+    failed = failed_folder(layout.VALIDATION_REPORT)
+    if (failed / RESULT).is_file() and not (failed / STATISTICS).is_file():
+        raise DataError(f"the data break other rules than those on drift: see {failed}/index.html, and mend them first")
+    data, now, before = accept((failed / STATISTICS, layout.VALIDATION_REPORT / STATISTICS), layout.REFERENCE)
+    _show(f"Accepted {data['root']} ({data['name']}) as the set that later ones may not drift from:")
+    for kind in sorted({*now.images_of_kind, *(before.images_of_kind if before else ())}):
+        was = "" if before is None else f" (before: {before.images_of_kind[kind]})"
+        _show(f"  {kind}: {now.images_of_kind[kind]} images{was}")
+    _show(f"Commit {layout.REFERENCE}, and run `dvc repro`.")
 
 
 def _summary(options: argparse.Namespace) -> None:

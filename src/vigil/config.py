@@ -90,14 +90,6 @@ class MagneticTileData(Section):
 
     name: Literal["magnetic_tile"]
     root: str
-    empty_masks: tuple[str, ...] = (
-        "MT_Uneven/Imgs/exp3_num_45042.png",
-        "MT_Uneven/Imgs/exp4_num_124690.png",
-        "MT_Uneven/Imgs/exp4_num_352527.png",
-        "MT_Uneven/Imgs/exp4_num_45057.png",
-    )
-    """Masks of defective images that mark nothing: the exceptions to the rule that none does. Such an image counts as
-    anomalous, with no known place; one that is not listed, or that is listed and marks something, is a fault."""
 
 
 class FolderData(Section):
@@ -140,6 +132,16 @@ DataSection = Annotated[
 # ------------------------------------------------------------------------------------------------------------- images
 
 
+class DriftSection(Section):
+    """How far the raw data may be from the data set that `vigil data accept` accepted last."""
+
+    max_count_ratio: Annotated[float, Field(ge=1.0)] = 2.0
+    """Images of a kind may be fewer or more than in the accepted set by at most this factor."""
+    max_brightness_distance: Fraction = 0.1
+    """Largest Kolmogorov-Smirnov distance between the brightness of the images and of the accepted ones, for each
+    label, beyond what chance gives two sets of this size in one case of a hundred."""
+
+
 class ValidateSection(Section):
     """The contract that the raw data must keep."""
 
@@ -150,6 +152,12 @@ class ValidateSection(Section):
     modes: tuple[Literal["L", "RGB"], ...] = ("L", "RGB")
     """Accepted pixel modes; 16-bit, CMYK, palette and alpha images must be converted by their owner."""
     min_normal_images: Annotated[int, Field(ge=1)] = 20
+    kinds: tuple[str, ...] | None = None
+    """Kinds that anomalous images may have; None takes every kind."""
+    empty_masks_allowed: tuple[str, ...] = ()
+    """Ids of the anomalous images whose mask may be empty, by name: the exceptions to the rule that none is. Each
+    counts as anomalous, with no known place; one that is listed and whose mask marks something breaks the rule too."""
+    drift: DriftSection = DriftSection()
     quarantine: bool = False
     """True: go on without the files that break a rule, and say so in the report. False: stop."""
 

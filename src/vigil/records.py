@@ -161,7 +161,7 @@ BOX = pa.struct([("kind", pa.string()), ("x0", pa.int32()), ("y0", pa.int32()), 
 
 MANIFEST = TableType(
     "manifest",
-    1,
+    2,
     pa.schema(
         [
             _required("image_id", pa.string()),  # unique, stable: path below the root, or archive::member
@@ -172,13 +172,18 @@ MANIFEST = TableType(
             pa.field("width", pa.int32()),  # raw pixels; null where the file could not be read (`fault` says why)
             pa.field("height", pa.int32()),
             pa.field("mode", pa.string()),  # Pillow mode
+            pa.field("brightness", pa.float32()),  # mean luma (BT.601), 0 to 255; null for modes other than L and RGB
             _required("label", pa.int8()),
             _required("kind", pa.string()),  # "normal", or the kind(s) of anomaly joined by "+"
             _required("group", pa.string()),  # bag or part; never straddles a split
             pa.field("official_split", pa.string()),  # "train", "test" or null
             pa.field("mask_path", pa.string()),  # file below the root, non-zero = anomalous
+            pa.field(
+                "mask_pixels", pa.int64()
+            ),  # of them that are non-zero; null where there is no mask, or none to read
             _required("boxes", pa.list_(BOX)),  # raw pixels; empty where there are none
             pa.field("fault", pa.string()),  # why the image or its annotation is not readable; null: none found
+            pa.field("fault_of", pa.string()),  # what `fault` is about: "image", "annotation", "box" or "mask"
         ]
     ),
 )

@@ -79,6 +79,8 @@ def make_project(folder: Path, params: str = DIGITS_PARAMS) -> Path:
         shutil.copy(ROOT / name, folder / name)
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
     shutil.copytree(ROOT / "src", folder / "src", ignore=ignore)
+    (folder / "data").mkdir()
+    shutil.copy(ROOT / "data" / "reference.json", folder / "data")
     (folder / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
     shutil.copy(ROOT / ".dvc" / ".gitignore", folder / ".dvc" / ".gitignore")

@@ -18,12 +18,12 @@ RESULTS = ("data", "models", "reports")
 
 
 def digests(project: Path) -> dict[str, str]:
-    """The digest of every artefact below data, models and reports."""
+    """The digest of every artefact below data, models and reports; git keeps the data reference, which is none."""
     return {
         path.relative_to(project).as_posix(): digest_file(path)
         for top in RESULTS
         for path in files_below(project / top)
-        if path.name != ".gitignore"
+        if path.name not in (".gitignore", "reference.json")
     }
 
 

@@ -128,7 +128,7 @@ def test_bad_image_stops_the_pipeline_by_name(
     said = ends_with(ValidationFailed, capsys, "stage", "validate")
     assert name in said
     assert not (project / "data/accepted.parquet").exists()
-    assert name in (project / "reports/validation/failures.csv").read_text()
+    assert name in (project / "reports/validation-failed/failures.csv").read_text()
 
 
 def test_missing_class_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

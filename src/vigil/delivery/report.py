@@ -343,6 +343,8 @@ def _validation(result: Report) -> dict[str, Any]:
         "kept": result["failed"] == 0,
         "text": f"{result['passed']} of {total} expectations passed",
         "quarantined": int(result["overview"].get("Quarantined", 0)),
+        "files": [(row["item"], "; ".join(row["reasons"])) for row in result.get("items", ())],
+        "listed_in": result.get("listed_in", ""),
         "broken": [rule["name"] for rule in result["expectations"] if not rule["passed"]],
     }
 

@@ -23,7 +23,7 @@ from vigil.images.readers.listing import COLUMNS, BadRow, scan_listing
 from vigil.images.readers.rows import check_found, files_in, folders_in, members_of
 from vigil.images.source import open_image, resolve_below
 from vigil.progress import track
-from vigil.records import NORMAL
+from vigil.records import ANOMALOUS, NORMAL
 
 QUARANTINED = "vigil-quarantined.csv"
 """Beside the receipt: what was left out under `--quarantine`, and why."""
@@ -306,14 +306,20 @@ def _import_magnetic_tile(source: Path, root: Path, link: bool, quarantine: bool
             bringing.refuse(path, f"{path}: a mask without an image")
             (new / path).unlink()
         rows = bringing.settled(rows)
-        exceptions = sorted({str(row.mask_path) for row in rows} & set(data.empty_masks))
-        warnings = [f"the mask of a defective image is empty, a known exception: {path}" for path in exceptions]
-        marks = sum(not row.empty_mask for row in rows)
+        defective = [row for row in rows if row.label == ANOMALOUS]
+        unmarked = [row.image_id for row in defective if not _marks_something(new, str(row.mask_path))]
+        warnings = [f"its mask is empty although it is defective (validate.empty_masks_allowed): {i}" for i in unmarked]
+        marks = len(defective) - len(unmarked)
         summary = ImportSummary(
             "magnetic_tile", str(root), _count(rows), marks, warnings=tuple(warnings), quarantined=bringing.faults
         )
         _write_receipt(new, summary)
     return summary
+
+
+def _marks_something(root: Path, mask: str) -> bool:
+    length = (root / mask).stat().st_size
+    return open_image(root, mask, None, length, max_pixels=MAX_DECODED_PIXELS).getbbox() is not None
 
 
 def _import_sixray(source: Path, root: Path, link: bool, quarantine: bool) -> ImportSummary:

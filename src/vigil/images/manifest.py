@@ -1,12 +1,17 @@
 """The manifest: one row per raw image with everything that can be known of it, and no judgement.
 
 A file that cannot be read, or whose annotation contradicts it, keeps its row and says why in `fault`.
-Memory: one image at a time, plus about 1 kB per row.
+Memory: one image at a time, plus some 100 bytes per row (SIXray: some 300) while the rows are put in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +23,7 @@ from PIL import Image
 from vigil.config import DataSection
 from vigil.errors import DataError
 from vigil.files import digest_bytes
-from vigil.images.near_repeats import WORDS, Groups, Hashes, Positions, near_pairs, perceptual_hash, views_of_one_bag
+from vigil.images.near_repeats import WORDS, Groups, Positions, near_pairs, perceptual_hash, views_of_one_bag
 from vigil.images.readers import ImageRow, read_rows
 from vigil.images.readers.sixray import bag_number
 from vigil.images.source import decode_image, read_encoded, resolve_below
@@ -31,40 +36,141 @@ MASK_MODES = ("1", "L")
 # VOC counts from 1 and some tools from 0; a box that reaches over the edge by that much is clipped, not refused.
 _BOX_TOLERANCE_PX = 1
 _ROWS_PER_CHUNK = 10_000
+_SPOOL = "rows.arrow"
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts RGB to L
 
 
 def build_manifest(data: DataSection, max_pixels: int = MAX_DECODED_PIXELS) -> pa.Table:
-    """The manifest of a raw data set (`records.MANIFEST`), sorted by `image_id`; every image is decoded completely.
+    """The manifest in memory; see `manifest_parts`."""
+    with tempfile.TemporaryDirectory() as folder:
+        return pa.concat_tables(
+            [MANIFEST.schema.empty_table(), *manifest_parts(data, Path(folder), max_pixels)]
+        ).combine_chunks()
+
+
+def manifest_parts(data: DataSection, scratch: Path, max_pixels: int = MAX_DECODED_PIXELS) -> Iterator[pa.Table]:
+    """Yields the manifest of a raw data set (`records.MANIFEST`) by `image_id`; every image is decoded completely.
 
     Exact copies share a group, and in SIXray so do near-repeats and two views of one bag (`near_repeats`), whatever
     the reader says, so that no split can hold both. A group is named after its first image.
 
     Args:
         data: Where the data set lies, and how it is read.
+        scratch: Folder for a file that holds the rows while they are put in order; it is gone at the end.
         max_pixels: Images and masks with more pixels are a fault, not decoded.
 
     Raises:
         DataError: The data set's layout is broken (see `read_rows`), or two images have the same id.
     """
+    scratch.mkdir(parents=True, exist_ok=True)
+    spool = scratch / _SPOOL
+    links = _Links(data.name == "sixray")
+    try:
+        with pa.OSFile(str(spool), "wb") as sink, pa.ipc.new_file(sink, MANIFEST.schema) as writer:
+            for rows in _batched(_examined(data, max_pixels, links), _ROWS_PER_CHUNK):
+                writer.write_batch(pa.RecordBatch.from_pylist(list(rows), MANIFEST.schema))
+        with pa.memory_map(str(spool)) as source:
+            yield from _in_order(pa.ipc.open_file(source).read_all(), links)
+    finally:
+        spool.unlink(missing_ok=True)
+
+
+@dataclass(slots=True)
+class _Links:
+    """What connects images with one another, in the order of the reader; 32 bytes per image, 74 for SIXray."""
+
+    is_sixray: bool
+    groups: bytearray = field(default_factory=bytearray)
+    """A hash of the reader's group, 16 bytes each."""
+    contents: bytearray = field(default_factory=bytearray)
+    """The first 16 bytes of the SHA-256; of an unreadable file a number that no other has."""
+    hashes: bytearray = field(default_factory=bytearray)
+    """SIXray: perceptual hashes, zeros for an unreadable image."""
+    widths: array[int] = field(default_factory=lambda: array("i"))
+    """SIXray: raw pixels, -1 for an unreadable image."""
+    bags: array[int] = field(default_factory=lambda: array("q"))
+    """SIXray: the numbers of the names, -1 where there is none."""
+    letters: bytearray = field(default_factory=bytearray)
+
+    def add(self, place: int, row: ImageRow, sha256: str, image: Image.Image | None) -> None:
+        """Takes down the image that the reader gave as number `place`."""
+        self.groups += hashlib.blake2b(row.group.encode(), digest_size=16).digest()
+        self.contents += place.to_bytes(16) if image is None else bytes.fromhex(sha256[:32])
+        if self.is_sixray:
+            self.hashes += bytes(8 * WORDS) if image is None else perceptual_hash(image).tobytes()
+            self.widths.append(-1 if image is None else image.width)
+            letter, number = bag_number(PurePosixPath(row.path).stem) or ("?", -1)
+            self.bags.append(number)
+            self.letters += letter.encode()
+
+    def firsts(self, order: Positions) -> Positions:
+        """For each image, in `order`, the first one in it that chains of links connect it with."""
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        groups = Groups(len(order))
+        for content in (self.groups, self.contents):
+            keys = np.frombuffer(content, dtype=np.uint64).reshape(-1, 2)
+            by_key = np.lexsort((keys[:, 1], keys[:, 0]))
+            same = (keys[by_key[1:]] == keys[by_key[:-1]]).all(axis=1)
+            groups.join(rank[by_key[:-1][same]], rank[by_key[1:][same]])
+        if self.is_sixray:
+            widths, bags = np.frombuffer(self.widths, np.int32), np.frombuffer(self.bags, np.int64)
+            readable = np.flatnonzero(widths >= 0)
+            hashes = np.frombuffer(self.hashes, dtype=np.uint64).reshape(-1, WORDS)[readable]
+            for one, other in near_pairs(hashes):
+                groups.join(rank[readable[one]], rank[readable[other]])
+            letters = np.frombuffer(self.letters, np.uint8)
+            for letter in b"NP":
+                numbers = np.where(letters == letter, bags, -1)
+                by_number = np.argsort(numbers, kind="stable")
+                one, other = views_of_one_bag(numbers[by_number], widths[by_number].astype(np.int64))
+                groups.join(rank[by_number[one]], rank[by_number[other]])
+        return groups.firsts()
+
+
+def _examined(data: DataSection, max_pixels: int, links: _Links) -> Iterator[dict[str, Any]]:
+    """The row of every image, in the order of the reader, with the reader's group."""
     total = sum(1 for _ in read_rows(data))
-    chunks: list[pa.RecordBatch] = []
-    pending: list[dict[str, Any]] = []
-    hashes = bytearray() if data.name == "sixray" else None  # one per row, zeros for an unreadable image
-    for row in track(read_rows(data), "manifest", total, "images"):
+    for place, row in enumerate(track(read_rows(data), "manifest", total, "images")):
         values, image = _examine(Path(data.root), row, max_pixels)
-        if hashes is not None:
-            hashes += perceptual_hash(image).tobytes() if image is not None else bytes(8 * WORDS)
-        pending.append(values)
-        if len(pending) == _ROWS_PER_CHUNK:
-            chunks.append(pa.RecordBatch.from_pylist(pending, MANIFEST.schema))
-            pending.clear()
-    chunks.append(pa.RecordBatch.from_pylist(pending, MANIFEST.schema))
-    table = pa.Table.from_batches(chunks)
-    order = pc.sort_indices(table, sort_keys=[("image_id", "ascending")])
-    sorted_hashes = None
-    if hashes is not None:
-        sorted_hashes = np.frombuffer(bytes(hashes), dtype=np.uint64).reshape(-1, WORDS)[order.to_numpy()]
-    return _with_joined_groups(table.take(order), sorted_hashes)
+        links.add(place, row, values["sha256"], image)
+        yield values
+
+
+def _batched(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    iterator = iter(rows)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _in_order(table: pa.Table, links: _Links) -> Iterator[pa.Table]:
+    """The rows by image_id, with one group for all images that `links` connects.
+
+    `table` is mapped from a file, and only slices of it are copied: readers give rows in long runs that are in order.
+    """
+    ids = table["image_id"]
+    order = pc.sort_indices(table, sort_keys=[("image_id", "ascending")]).to_numpy().astype(np.int64)
+    first_of = links.firsts(order)
+
+    position = table.schema.get_field_index("group")
+    before = None
+    for start in range(0, len(order), _ROWS_PER_CHUNK):
+        places = order[start : start + _ROWS_PER_CHUNK]
+        breaks = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
+        runs = [table.slice(int(places[a]), b - a) for a, b in pairwise(breaks)]
+        part = pa.concat_tables(runs).combine_chunks()
+        own = part["image_id"].to_pylist()
+        for a, b in pairwise([before, *own]):
+            if a == b:
+                raise DataError(f"image_id: {b} occurs more than once; give each image a name of its own")
+        before = own[-1]
+        groups = [
+            image_id if first == number else ids[int(order[first])].as_py()
+            for number, (image_id, first) in enumerate(
+                zip(own, first_of[start : start + len(own)].tolist(), strict=True), start
+            )
+        ]
+        yield part.set_column(position, MANIFEST.schema.field("group"), pa.array(groups, pa.string()))
 
 
 def _examine(root: Path, row: ImageRow, max_pixels: int) -> tuple[dict[str, Any], Image.Image | None]:
@@ -78,40 +184,62 @@ def _examine(root: Path, row: ImageRow, max_pixels: int) -> tuple[dict[str, Any]
         "width": None,
         "height": None,
         "mode": None,
+        "brightness": None,
         "label": row.label,
         "kind": row.kind,
         "group": row.group,
         "official_split": row.official_split,
         "mask_path": None if row.empty_mask else row.mask_path,
+        "mask_pixels": None,
         "boxes": [],
         "fault": row.fault,
+        "fault_of": None if row.fault is None else "annotation",
     }
     try:
         content = read_encoded(root, row.path, row.offset, row.length)
         values["sha256"] = digest_bytes(content)
         image = decode_image(content, row.image_id, max_pixels=max_pixels)
     except DataError as error:
-        values["fault"] = str(error)
+        values.update(fault=str(error), fault_of="image")
         return values, None
-    values.update(width=image.width, height=image.height, mode=image.mode)
+    values.update(width=image.width, height=image.height, mode=image.mode, brightness=brightness(image))
+    what = "annotation"
     try:
+        _check_annotated_size(row, image.size)
+        what = "box"
         values["boxes"] = [box._asdict() for box in _checked_boxes(row, image.size)]
-        _check_mask(root, row, image.size, max_pixels)
+        what = "mask"
+        marked = _marked_pixels(root, row, image.size, max_pixels)
+        values["mask_pixels"] = None if row.empty_mask else marked
     except DataError as error:
-        values["fault"] = row.fault or str(error)
+        if row.fault is None:
+            values.update(fault=str(error), fault_of=what)
     return values, image
+
+
+def brightness(image: Image.Image) -> float | None:
+    """The mean luma of an image of mode L or RGB, 0 to 255 (BT.601); None for any other mode."""
+    weights = {"L": (1.0,), "RGB": _LUMA}.get(image.mode)
+    if weights is None:
+        return None
+    counts = np.array(image.histogram(), dtype=np.float64).reshape(len(weights), 256)
+    return float(np.dot(weights, counts @ np.arange(256.0)) / (image.width * image.height))
+
+
+def _check_annotated_size(row: ImageRow, size: tuple[int, int]) -> None:
+    """Raises DataError if the annotation is of an image of another size."""
+    if row.annotated_size is not None and row.annotated_size != size:
+        found = "x".join(map(str, row.annotated_size))
+        raise DataError(f"{row.image_id}: the annotation is for {found} pixels, the image has {size[0]}x{size[1]}")
 
 
 def _checked_boxes(row: ImageRow, size: tuple[int, int]) -> Iterator[Box]:
     """The boxes of a row, clipped by at most a pixel.
 
     Raises:
-        DataError: The annotation is of an image of another size, or a box is empty or lies outside.
+        DataError: A box is empty or lies outside.
     """
     width, height = size
-    if row.annotated_size is not None and row.annotated_size != size:
-        found = "x".join(map(str, row.annotated_size))
-        raise DataError(f"{row.image_id}: the annotation is for {found} pixels, the image has {width}x{height}")
     for box in row.boxes:
         kind, x0, y0, x1, y1 = box
         if not (x0 < x1 and y0 < y1):
@@ -123,10 +251,14 @@ def _checked_boxes(row: ImageRow, size: tuple[int, int]) -> Iterator[Box]:
         yield Box(kind, max(x0, 0), max(y0, 0), min(x1, width), min(y1, height))
 
 
-def _check_mask(root: Path, row: ImageRow, size: tuple[int, int], max_pixels: int) -> None:
-    """Raises DataError if the row names a mask that is missing, unreadable, of another size, or wrongly (not) empty."""
+def _marked_pixels(root: Path, row: ImageRow, size: tuple[int, int], max_pixels: int) -> int | None:
+    """How many pixels of the row's mask are not zero; None without a mask. What an empty one means, the contract says.
+
+    Raises:
+        DataError: The mask is missing, unreadable, or of another size or mode, or marks something on a normal image.
+    """
     if row.mask_path is None:
-        return
+        return None
     path = resolve_below(root, row.mask_path)
     try:
         content = path.read_bytes()
@@ -142,44 +274,7 @@ def _check_mask(root: Path, row: ImageRow, size: tuple[int, int], max_pixels: in
             f"{row.image_id}: its mask {row.mask_path} has the mode {mask.mode}, expected one of "
             f"{', '.join(MASK_MODES)}; save it as 8-bit grey, 0 where the image is normal"
         )
-    empty = mask.getbbox() is None
-    if row.empty_mask and not empty:
-        what = "the image is normal" if row.label == NORMAL else "data.empty_masks lists it as empty"
-        raise DataError(f"{row.image_id}: its mask {row.mask_path} marks something although {what}")
-    if empty and not row.empty_mask:
-        raise DataError(f"{row.image_id}: its mask {row.mask_path} is empty (all zero) although the image is anomalous")
-
-
-def _with_joined_groups(table: pa.Table, hashes: Hashes | None) -> pa.Table:
-    """`table`, sorted by image_id, with one group for all images that the reader, their bytes or hashes connect.
-
-    `hashes` [N, 4], in the table's order, are SIXray's; None for other sets.
-    """
-    ids = table.column("image_id").combine_chunks()
-    repeated = pc.filter(ids[1:], pc.equal(ids[1:], ids[:-1])) if len(ids) else ids
-    if len(repeated):
-        raise DataError(f"image_id: {len(repeated)} ids occur more than once, first {repeated[0]}")
-    groups = Groups(len(ids))
-    readable = np.flatnonzero(table.column("width").is_valid().to_numpy())
-    for column, rows in (("group", np.arange(len(ids))), ("sha256", readable)):
-        codes = table.column(column).combine_chunks().take(pa.array(rows)).dictionary_encode().indices.to_numpy()
-        _, first = np.unique(codes, return_index=True)
-        groups.join(rows[first[codes]], rows)
-    if hashes is not None:
-        for one, other in near_pairs(hashes[readable]):
-            groups.join(readable[one], readable[other])
-        for one, other in _bag_views(table):
-            groups.join(one, other)
-    names = ids.take(pa.array(groups.firsts()))
-    return table.set_column(table.schema.get_field_index("group"), MANIFEST.schema.field("group"), names)
-
-
-def _bag_views(table: pa.Table) -> Iterator[tuple[Positions, Positions]]:
-    """Rows that are two views of one bag by their names' numbers and their widths, for each letter (SIXray)."""
-    named = [bag_number(PurePosixPath(path).stem) for path in table.column("path").to_pylist()]
-    widths = table.column("width").fill_null(-1).to_numpy()
-    for letter in ("N", "P"):
-        numbers = np.array([bag[1] if bag and bag[0] == letter else -1 for bag in named], dtype=np.int64)
-        order = np.argsort(numbers, kind="stable")
-        one, other = views_of_one_bag(numbers[order], widths[order])
-        yield order[one], order[other]
+    marked = size[0] * size[1] - mask.histogram()[0]
+    if marked and row.label == NORMAL:
+        raise DataError(f"{row.image_id}: its mask {row.mask_path} marks something although the image is normal")
+    return marked

@@ -1,10 +1,24 @@
-"""The validation result as one HTML page that opens styled without the network."""
+"""What a validation says: the list of failures, one HTML page that opens styled without the network, the message.
+
+A contract that is kept leaves its report in the folder that it was given. One that is broken leaves the report of the
+last good run there untouched, and writes its own beside it, into `<folder>-failed`; the next good run removes that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
+from pathlib import Path
 from typing import Any
+
+from vigil.files import aside, write_json, written_aside
+from vigil.images.validation_rules import Failure, Outcome
+
+FAILURES, QUARANTINED, RESULT, PAGE = "failures.csv", "quarantined.csv", "validation.json", "index.html"
+SHOWN = 20
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b2733; --soft: #5b6b7a; --line: #d7dee5; --paper: #fff; --good: #1a7f4b;
@@ -20,6 +34,126 @@ th { color: var(--soft); font-weight: 600; } .number { text-align: right; white-
 .good { color: var(--good); } .bad { color: var(--bad); } .good, .bad { font-weight: 600; overflow-wrap: normal; }
 code { font-size: .9em; color: var(--soft); }
 """
+
+
+def failed_folder(folder: Path) -> Path:
+    """Where the report of a broken contract goes."""
+    return Path(folder).with_name(f"{Path(folder).name}-failed")
+
+
+class FailureLog:
+    """All failures, in a file; the first ones also in memory, for page and message."""
+
+    def __init__(self, path: Path) -> None:
+        self.count = self.items = 0
+        self.first: list[Failure] = []
+        self.first_of_rule: dict[str, Failure] = {}
+        self.reasons: dict[str, list[str]] = {}
+        """Of the first items, by item."""
+        self.path = path
+        self._last_item: str | None = None
+        self._file = path.open("w", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._writer.writerow(["expectation", "item", "file", "reason"])
+
+    def add(self, failures: Iterable[Failure]) -> None:
+        """Writes failures down; those of one item come one after the other."""
+        for failure in failures:
+            self._writer.writerow([failure.expectation, failure.item, failure.file, failure.reason])
+            self.count += 1
+            if len(self.first) < SHOWN:
+                self.first.append(failure)
+            self.first_of_rule.setdefault(failure.expectation, failure)
+            if failure.item and failure.item != self._last_item:
+                self.items += 1
+                self._last_item = failure.item
+            if failure.item and (failure.item in self.reasons or len(self.reasons) < SHOWN):
+                reason = failure.reason.removeprefix(f"{failure.item}: ")
+                self.reasons.setdefault(failure.item, []).append(reason)
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._file.close()
+
+
+@contextmanager
+def failure_log(folder: Path) -> Iterator[FailureLog]:
+    """Yields a log whose file lies hidden beside the report's folder, and is gone afterwards."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = FailureLog(aside(folder.with_name(f"{folder.name}-{FAILURES}")))
+    try:
+        yield log
+    finally:
+        log.close()
+        log.path.unlink(missing_ok=True)
+
+
+def write_report(
+    folder: Path,
+    title: str,
+    overview: Mapping[str, int],
+    outcomes: Sequence[Outcome],
+    log: FailureLog,
+    csv_name: str,
+    extra: Mapping[str, Any],
+) -> None:
+    """Replaces the report folder; its files depend on the data and the rules alone.
+
+    Args:
+        folder: The report's, or `failed_folder` of it.
+        title: What was validated.
+        overview: Counts to show.
+        outcomes: Of every rule.
+        log: What failed.
+        csv_name: Name of the list of failures.
+        extra: Further JSON files by name.
+    """
+    log.close()
+    result = {
+        "title": title,
+        "overview": dict(overview),
+        "expectations": [
+            {
+                "name": outcome.rule.name,
+                "type": outcome.rule.expectation,
+                "arguments": outcome.rule.arguments,
+                "passed": outcome.passed,
+                "checked": outcome.checked,
+                "failed": outcome.failed,
+            }
+            for outcome in outcomes
+        ],
+        "passed": sum(outcome.passed for outcome in outcomes),
+        "failed": sum(not outcome.passed for outcome in outcomes),
+        "items": [{"item": item, "reasons": reasons} for item, reasons in log.reasons.items()],
+        "items_in_all": log.items,
+        "listed_in": csv_name,
+    }
+    shown = [(f.expectation, f.item, f.reason) for f in log.first]
+    with written_aside(Path(folder)) as new:
+        new.mkdir()
+        write_json(new / RESULT, result)
+        (new / PAGE).write_text(render_page(result, shown, log.count, csv_name), encoding="utf-8")
+        if log.count:
+            shutil.copyfile(log.path, new / csv_name)
+        for name, value in extra.items():
+            write_json(new / name, value)
+
+
+def message(what: str, outcomes: Sequence[Outcome], log: FailureLog, folder: Path) -> str:
+    """Every broken expectation, and the first items with all their reasons."""
+    broken = [outcome for outcome in outcomes if not outcome.passed]
+    lines = [f"{what} break {len(broken)} of {len(outcomes)} expectations:"]
+    for outcome in broken:
+        first = log.first_of_rule[outcome.rule.name]
+        count = f"{outcome.failed} of {outcome.checked}, first {first.item}"
+        lines.append(f"  FAILED {outcome.rule.name} ({count if outcome.rule.of_rows else first.reason})")
+    lines += [f"  {item}: {'; '.join(reasons)}" for item, reasons in log.reasons.items()]
+    if log.items > len(log.reasons):
+        lines.append(f"  ... and {log.items - len(log.reasons)} more")
+    lines.append(f"All of them: {Path(folder) / FAILURES}; the whole result: {Path(folder) / PAGE}")
+    return "\n".join(lines)
 
 
 def render_page(

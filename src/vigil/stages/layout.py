@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+REFERENCE = Path("data/reference.json")
+"""Statistics of the data sets that were accepted, by `vigil data accept`; git keeps it, not DVC."""
 MANIFEST = Path("data/manifest.parquet")
 ACCEPTED = Path("data/accepted.parquet")
 SPLITS = Path("data/splits.parquet")

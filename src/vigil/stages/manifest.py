@@ -8,7 +8,7 @@ from vigil.stages import layout
 
 
 def run(data: DataSection) -> None:
-    """Reads, hashes and labels every raw image; writes the manifest."""
-    from vigil.images.manifest import build_manifest
+    """Reads, hashes and labels every raw image; writes the manifest part by part."""
+    from vigil.images.manifest import manifest_parts
 
-    MANIFEST.write(layout.MANIFEST, build_manifest(data))
+    MANIFEST.write_parts(layout.MANIFEST, manifest_parts(data, layout.WORK / "manifest"))

@@ -38,4 +38,4 @@ def run(data: DataSection, patch: PatchSection) -> None:
             counts.buckets_kept,
         )
     write_json(layout.PATCH_COUNTS, did | {"executor": patch.executor})
-    validate_patch_index(layout.PATCHES, patch, layout.PATCH_VALIDATION_REPORT)
+    validate_patch_index(layout.PATCHES, patch, layout.PATCH_VALIDATION_REPORT, layout.SPLITS)

@@ -10,9 +10,15 @@ from vigil.stages import layout
 
 
 def run(data: DataSection, validate: ValidateSection) -> None:
-    """Writes the accepted rows and the validation report; a broken contract stops the pipeline."""
-    from vigil.images.validation import validate_manifest
+    """Writes the accepted rows and the validation report; a broken contract stops the pipeline.
 
-    manifest = MANIFEST.read(layout.MANIFEST)
-    accepted = validate_manifest(manifest, validate, Path(data.root), layout.VALIDATION_REPORT)
-    MANIFEST.write(layout.ACCEPTED, accepted)
+    Then the accepted rows and the report of the run before stay as they are.
+    """
+    from vigil.images.drift import read_reference
+    from vigil.images.validation import accepted_parts, scan_file
+
+    reference = read_reference(layout.REFERENCE, data)
+    with MANIFEST.open(layout.MANIFEST) as file:
+        rows, images, root = scan_file(file), file.metadata.num_rows, Path(data.root)
+        parts = accepted_parts(rows, images, validate, root, layout.VALIDATION_REPORT, reference)
+        MANIFEST.write_parts(layout.ACCEPTED, parts)

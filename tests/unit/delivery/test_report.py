@@ -129,6 +129,9 @@ VALIDATION: dict[str, Any] = {
     "expectations": [{"name": "every image opens", "passed": True}],
     "passed": 14,
     "failed": 0,
+    "items": [{"item": "normal/<3>.png", "reasons": ["the file is empty", "it is dark"]}],
+    "items_in_all": 2,
+    "listed_in": "quarantined.csv",
 }
 
 
@@ -267,6 +270,8 @@ def test_page_says_what_was_reached_and_why_the_threshold(page: str) -> None:
         "mean of the 3 highest patch scores",
         "vigil version 3",
         "2 images were quarantined",
+        "Files put aside, the first 1 (all in quarantined.csv of the contract)",
+        "normal/&lt;3&gt;.png : the file is empty; it is dark",
         "calibration holds 50 anomalous images",
         "brightness (lower is more anomalous)",
         "The images are simulated.",

@@ -40,8 +40,8 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def section(root: Path, *empty: str) -> MagneticTileData:
-    return MagneticTileData(name="magnetic_tile", root=str(root), empty_masks=empty)
+def section(root: Path) -> MagneticTileData:
+    return MagneticTileData(name="magnetic_tile", root=str(root))
 
 
 def rows(root: Path) -> dict[str, ImageRow]:
@@ -77,23 +77,17 @@ def test_pictures_of_one_tile_are_told_by_frame_and_setting(names: list[str], gr
     assert len(set(tiles(names).values())) == groups
 
 
-def test_an_empty_mask_is_a_fault_unless_it_is_listed_and_a_listed_one_must_be_empty(root: Path) -> None:
+def test_an_empty_mask_of_a_defective_tile_is_told_when_it_is_imported_and_left_to_the_contract(
+    root: Path, tmp_path: Path
+) -> None:
     tile(root, "Uneven/exp1_num_70000", marked=False)
-    name = "MT_Uneven/Imgs/exp1_num_70000.png"
-    faults = [fault for fault in build_manifest(section(root))["fault"].to_pylist() if fault]
-    assert faults == [
-        f"MT_Uneven/Imgs/exp1_num_70000.jpg: its mask {name} is empty (all zero) although the image is anomalous"
-    ]
-    listed = build_manifest(section(root, name)).to_pylist()
-    assert [row["fault"] for row in listed] == [None] * 5
-    assert {row["image_id"]: row["mask_path"] for row in listed if row["mask_path"]} == {
-        "MT_Crack/Imgs/exp3_num_50.jpg": "MT_Crack/Imgs/exp3_num_50.png"
-    }
-    wrongly = build_manifest(section(root, name, "MT_Crack/Imgs/exp3_num_50.png"))["fault"].to_pylist()
-    assert [f for f in wrongly if f] == [
-        "MT_Crack/Imgs/exp3_num_50.jpg: its mask MT_Crack/Imgs/exp3_num_50.png marks something although "
-        "data.empty_masks lists it as empty"
-    ]
+    name = "MT_Uneven/Imgs/exp1_num_70000.jpg"
+    found = {row["image_id"]: row for row in build_manifest(section(root)).to_pylist()}
+    assert (found[name]["fault"], found[name]["mask_pixels"]) == (None, 0)
+    assert found["MT_Crack/Imgs/exp3_num_50.jpg"]["mask_pixels"] == 48
+    assert found["MT_Free/Imgs/exp1_num_10.jpg"]["mask_path"] is None
+    (warning,) = import_data("magnetic_tile", root, tmp_path / "raw").warnings
+    assert warning == f"its mask is empty although it is defective (validate.empty_masks_allowed): {name}"
 
 
 def test_a_mask_that_marks_a_normal_tile_is_a_fault(root: Path) -> None:

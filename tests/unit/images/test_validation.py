@@ -15,14 +15,15 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
-from vigil.config import FolderData, PatchSection, SplitSection, ValidateSection
+from vigil.config import FolderData, PatchSection, SixrayData, SplitSection, ValidateSection
 from vigil.errors import DataError, ValidationFailed
 from vigil.files import digest_folder, read_json
+from vigil.images import validation
 from vigil.images.extraction import extract_split
 from vigil.images.manifest import build_manifest
 from vigil.images.splitting import split_images
 from vigil.images.validation import validate_manifest, validate_patch_index
-from vigil.records import PATCH_INDEX, SPLITS
+from vigil.records import PATCH_INDEX, SPLIT_TABLE, SPLITS
 
 FEW = ValidateSection(min_normal_images=3)
 
@@ -34,6 +35,13 @@ def picture(seed: int, mode: str = "RGB", side: int = 32) -> Image.Image:
 def save(path: Path, image: Image.Image) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of this size are read in several parts, so that every test holds across their borders."""
+    monkeypatch.setattr(validation, "_ROWS_PER_PART", 4)
+    monkeypatch.setattr(validation, "_PATCHES_PER_PART", 70)
 
 
 @pytest.fixture
@@ -66,7 +74,7 @@ def test_good_images_are_accepted_as_they_are(root: Path) -> None:
     report = root.parent / "report"
     assert sorted(p.name for p in report.iterdir()) == ["index.html", "validation.json"]
     result = read_json(report / "validation.json")
-    assert (result["passed"], result["failed"]) == (11, 0)
+    assert (result["passed"], result["failed"]) == (15, 0)
     assert result["overview"]["Kind 'dent'"] == 2
 
 
@@ -85,6 +93,7 @@ PLANTED: list[tuple[str, Callable[[Path], None], str, str]] = [
         "holds printing colours (CMYK); convert it to RGB",
     ),
     ("mask size", lambda p: save(p, Image.new("L", (31, 32))), "masks/dent/1.png", "is 31x32, the image 32x32"),
+    ("empty mask", lambda p: save(p, Image.new("L", (32, 32))), "masks/dent/1.png", "is empty (all zero) although the"),
     ("no mask", lambda p: p.unlink(), "masks/dent/1.png", "its mask masks/dent/1.png is missing"),
 ]
 
@@ -98,13 +107,13 @@ def test_each_planted_fault_is_named_with_its_file_and_can_be_put_aside(
     with pytest.raises(ValidationFailed) as caught:
         check(root)
     message = str(caught.value)
-    assert message.startswith("the raw images break 1 of 11 expectations:\n  FAILED ")
+    assert message.startswith("the raw images break 1 of 15 expectations:\n  FAILED ")
     assert f"(1 of 7, first {image_id})\n  {image_id}: " in message
     assert reason in message
     assert "set validate.quarantine to true to go on without them" in message
 
     report = root.parent / "report"
-    (failure,) = table_of(report / "failures.csv")
+    (failure,) = table_of(root.parent / "report-failed/failures.csv")
     assert (failure["item"], failure["file"]) == (image_id, f"{root}/{image_id}")
     assert reason in failure["reason"]
     assert failure["expectation"] in message
@@ -113,8 +122,74 @@ def test_each_planted_fault_is_named_with_its_file_and_can_be_put_aside(
     assert accepted.num_rows == 6
     assert image_id not in accepted["image_id"].to_pylist()
     assert table_of(report / "quarantined.csv") == [failure]
-    assert not (report / "failures.csv").exists()
+    assert not (root.parent / "report-failed").exists()
     assert read_json(report / "validation.json")["overview"]["Quarantined"] == 1
+
+
+@pytest.mark.parametrize(
+    ("box", "size", "reason"),
+    [
+        ((4, 4, 40, 9), (32, 32), "the box gun (4, 4)-(40, 9) reaches outside the image (32x32)"),
+        ((4, 4, 4, 9), (32, 32), "the box gun (4, 4)-(4, 9) is empty"),
+        ((4, 4, 9, 9), (64, 64), "the annotation is for 64x64 pixels, the image has 32x32"),
+        ((4, 4, 9, 9), ("wide", 32), "not a readable VOC annotation"),
+    ],
+)
+def test_a_box_or_annotation_that_does_not_fit_is_named_with_its_image(
+    tmp_path: Path, box: tuple[int, ...], size: tuple[Any, int], reason: str
+) -> None:
+    root = tmp_path / "bags"
+    for number in range(7):
+        save(root / f"JPEGImages/{'NP'[number > 3]}{number:05d}.png", picture(number))
+    (root / "Annotation").mkdir()
+    for number, values, (width, height) in ((4, (4, 4, 9, 9), (32, 32)), (5, box, size)):
+        corners = "".join(f"<{n}>{v}</{n}>" for n, v in zip(("xmin", "ymin", "xmax", "ymax"), values, strict=True))
+        (root / f"Annotation/P0000{number}.xml").write_text(
+            f"<annotation><size><width>{width}</width><height>{height}</height></size>"
+            f"<object><name>gun</name><bndbox>{corners}</bndbox></object></annotation>"
+        )
+    manifest = build_manifest(SixrayData(name="sixray", root=str(root)))
+    with pytest.raises(ValidationFailed) as caught:
+        validate_manifest(manifest, FEW, root, tmp_path / "report")
+    assert "(1 of 7, first JPEGImages/P00005.png)" in str(caught.value)
+    assert reason in str(caught.value)
+    (failure,) = table_of(tmp_path / "report-failed/failures.csv")
+    assert failure["file"] == f"{root}/JPEGImages/P00005.png"
+
+
+def test_empty_masks_pass_by_name_alone_and_a_name_too_many_is_told(root: Path) -> None:
+    save(root / "masks/dent/1.png", Image.new("L", (32, 32)))
+    listed = FEW.model_copy(update={"empty_masks_allowed": ("anomalous/dent/1.png",)})
+    assert check(root, listed).num_rows == 7
+    save(root / "masks/dent/1.png", Image.new("L", (32, 32), 255))
+    with pytest.raises(ValidationFailed, match=r"its mask masks/dent/1.png marks 1024 pixels; take it off the list"):
+        check(root, listed)
+
+
+def test_a_kind_that_is_not_known_is_named(root: Path) -> None:
+    with pytest.raises(ValidationFailed, match=r"dent/0.png: the kind 'dent' is not known; expected one of scratch"):
+        check(root, FEW.model_copy(update={"kinds": ("scratch",)}))
+    assert check(root, FEW.model_copy(update={"kinds": ("scratch", "dent")})).num_rows == 7
+
+
+def test_a_broken_contract_leaves_the_good_report_and_the_next_good_run_removes_the_bad_one(root: Path) -> None:
+    check(root)
+    good = digest_folder(root.parent / "report")
+    (root / "normal/9.png").write_bytes(b"")
+    with pytest.raises(ValidationFailed, match=r"All of them: .*/report-failed/failures.csv"):
+        check(root)
+    assert digest_folder(root.parent / "report") == good
+    (root / "normal/9.png").unlink()
+    check(root)
+    assert digest_folder(root.parent / "report") == good
+    assert sorted(p.name for p in root.parent.iterdir()) == ["mine", "report"]
+
+
+def test_an_id_that_occurs_twice_is_found(root: Path) -> None:
+    manifest = build_manifest(FolderData(name="folder", root=str(root)))
+    twice = pa.concat_tables([manifest.slice(0, 4), manifest.slice(3)])
+    with pytest.raises(ValidationFailed, match=r"normal/1.png: another image has the same id"):
+        validate_manifest(twice, FEW, root, root.parent / "report")
 
 
 def test_a_picture_under_both_labels_is_refused_on_both_sides(root: Path) -> None:
@@ -136,13 +211,13 @@ def test_every_reason_of_a_file_is_given_and_only_the_first_twenty_files(root: P
     with pytest.raises(ValidationFailed) as caught:
         check(root)
     lines = str(caught.value).splitlines()
-    assert lines[0] == "the raw images break 2 of 11 expectations:"
+    assert lines[0] == "the raw images break 2 of 15 expectations:"
     assert lines[3] == (
         "  normal/tiny 00.png: 4x4 pixels; the shorter side must have at least 8 (validate.min_side_px); is a palette "
         "image; convert it to RGB (mode P; accepted are L, RGB)"
     )
     assert lines[23] == "  ... and 10 more"
-    assert len(table_of(root.parent / "report/failures.csv")) == 60
+    assert len(table_of(root.parent / "report-failed/failures.csv")) == 60
 
 
 def test_the_set_as_a_whole_must_hold_enough_and_both_classes(root: Path) -> None:
@@ -157,7 +232,7 @@ def test_the_set_as_a_whole_must_hold_enough_and_both_classes(root: Path) -> Non
 
 def test_quarantine_may_not_lose_a_kind(root: Path) -> None:
     save(root / "anomalous/hole/0.png", picture(20, "RGBA"))
-    with pytest.raises(ValidationFailed, match="of the kinds dent, hole, normal, at least one has no usable image"):
+    with pytest.raises(ValidationFailed, match="kind 'hole': none of its 1 images is usable"):
         check(root, FEW.model_copy(update={"quarantine": True}))
 
 
@@ -185,9 +260,9 @@ def test_the_report_is_the_same_every_time_escapes_names_and_needs_no_network(ro
     for _ in range(2):
         with pytest.raises(ValidationFailed):
             check(root)
-        digests.append(digest_folder(root.parent / "report"))
+        digests.append(digest_folder(root.parent / "report-failed"))
     assert digests[0] == digests[1]
-    page = (root.parent / "report/index.html").read_text()
+    page = (root.parent / "report-failed/index.html").read_text()
     assert "normal/&lt;b&gt;&amp;.png" in page
     assert "<b>&.png" not in page
     assert "contract broken" in page
@@ -200,7 +275,8 @@ def test_great_expectations_is_imported_late_and_told_to_send_nothing() -> None:
     code = (
         "import sys, os, pandas as pd, vigil.images.validation as v\n"
         "assert 'great_expectations' not in sys.modules\n"
-        "v._evaluate(pd.DataFrame({'a': [1]}), [v.Rule('r', 'ExpectColumnValuesToBeNull', {'column': 'a'}, str)])\n"
+        "rule = v.Rule('r', 'ExpectColumnValuesToBeNull', {'column': 'a'}, str)\n"
+        "v.Contract([rule], 'a', str).check(pd.DataFrame({'a': [1]}))\n"
         "print(os.environ['GX_ANALYTICS_ENABLED'])\n"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
@@ -269,7 +345,24 @@ def test_an_index_that_does_not_fit_is_found(
     with pytest.raises(ValidationFailed, match=message) as caught:
         validate_patch_index(shards, PATCH, tmp_path / "patch-report")
     assert str(caught.value).startswith("the patches break ")
-    assert table_of(tmp_path / "patch-report/failures.csv")
+    assert table_of(tmp_path / "patch-report-failed/failures.csv")
+
+
+def test_an_image_that_the_index_lacks_or_has_too_many_is_named(shards: dict[str, Path], tmp_path: Path) -> None:
+    index = PATCH_INDEX.read(shards["train"] / "index.parquet").select(["image_id", "label", "kind", "group"])
+    table = index.group_by(index.column_names).aggregate([])
+    table = table.append_column("split", pa.array(["train"] * len(table)))
+    splits, train = tmp_path / "splits.parquet", {"train": shards["train"]}
+    SPLIT_TABLE.write(splits, table)
+    validate_patch_index(train, PATCH, tmp_path / "patch-report", splits)
+    lost = table["image_id"][0].as_py()
+    SPLIT_TABLE.write(splits, table.slice(1))
+    with pytest.raises(ValidationFailed, match=f"{lost}: train: the image is missing in {splits}"):
+        validate_patch_index(train, PATCH, tmp_path / "patch-report", splits)
+    SPLIT_TABLE.write(splits, table)
+    tamper(shards["train"], lambda t: t.filter(pc.not_equal(t["image_id"], lost)))
+    with pytest.raises(ValidationFailed, match=f"{lost}: train: the image is missing in the index"):
+        validate_patch_index(train, PATCH, tmp_path / "patch-report", splits)
 
 
 def test_a_missing_shard_or_index_is_found(shards: dict[str, Path], tmp_path: Path) -> None:

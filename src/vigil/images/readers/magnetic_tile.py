@@ -31,8 +31,7 @@ _NAME = re.compile(r"exp(\d)_num_(\d+)")
 def read(data: MagneticTileData) -> Iterator[ImageRow]:
     """One row per `.jpg`, kinds in lower case without `MT_`; pictures of one tile are one group.
 
-    Every row names the mask that must be there; that of a normal image must be empty, and so must those that
-    `data.empty_masks` lists.
+    Every row names the mask that must be there; that of a normal image must be empty.
 
     Raises:
         DataError: There is no image, no `MT_Free`, or a file's name or place is not one of the layout.
@@ -49,7 +48,6 @@ def read(data: MagneticTileData) -> Iterator[ImageRow]:
         sum(path.startswith(f"{NORMAL_FOLDER}/") for path, _ in found), f"{root}/{NORMAL_FOLDER}/{IMAGES}", "*.jpg"
     )
     group_of = tiles(path for path, _ in found)
-    exceptions = set(data.empty_masks)
     for path, size in found:
         mask = str(PurePosixPath(path).with_suffix(".png"))
         folder = path.split("/", 1)[0]
@@ -63,7 +61,7 @@ def read(data: MagneticTileData) -> Iterator[ImageRow]:
             kind=NORMAL_KIND if normal else folder.removeprefix(PREFIX).lower(),
             group=group_of[path],
             mask_path=mask,
-            empty_mask=normal or mask in exceptions,
+            empty_mask=normal,
         )
 
 

@@ -37,7 +37,7 @@ class ImageRow:
     mask_path: str | None = None
     """Where the mask must be; the manifest checks that it is."""
     empty_mask: bool = False
-    """Whether that mask must be empty (a normal image, or a listed exception); the manifest then names no mask."""
+    """Whether that mask must be empty (a normal image); the manifest then names no mask."""
     boxes: tuple[Box, ...] = ()
     annotated_size: tuple[int, int] | None = None
     """Width and height of the image according to its annotation."""
