@@ -15,20 +15,23 @@ from vigil.errors import PromotionRefused
 
 
 @flow(name="promote", validate_parameters=True)
-def promote(who: str, why: str, params: str = "params.yaml") -> State[Any]:
+def promote(who: str, why: str, params: str = "params.yaml", accept_findings: tuple[str, ...] = ()) -> State[Any]:
     """Compares challenger and champion on the same test data and moves the alias, or ends in the state `Refused`.
 
     Args:
         who: The person who decides; kept in the history.
         why: The reason; kept in the history.
         params: The project's params file.
+        accept_findings: Shortcuts in the data that the leakage audit found and that are accepted, for the reason `why`.
     """
     from vigil.delivery.promotion import promote as promote_challenger
 
     log = get_run_logger()
     settings = load_params(Path(params))
     try:
-        result = promote_challenger(settings.registration, settings.promote, who=who, why=why)
+        result = promote_challenger(
+            settings.registration, settings.promote, who=who, why=why, accept_findings=accept_findings
+        )
     except PromotionRefused as refusal:
         log.error("%s", refusal)
         create_markdown_artifact(key="promotion", markdown=f"# Refused\n\n{refusal}\n")

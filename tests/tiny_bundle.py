@@ -12,7 +12,7 @@ from PIL import Image
 
 from vigil.calibration.calibration import Calibration, fit_calibration
 from vigil.config import AttentionSection, CalibrateSection, ModelSection, PatchSection, ValidateSection
-from vigil.delivery.bundle import BundleRecord, EvaluationSummary, write_bundle
+from vigil.delivery.bundle import AuditSummary, BundleRecord, EvaluationSummary, write_bundle
 from vigil.networks.pair import PairSpec, build_pair, save_pair
 from vigil.records import PATCH_SCORES
 from vigil.seeding import numpy_generator
@@ -53,6 +53,7 @@ def write_tiny_bundle(folder: Path, *, seed: int = 0, **changes: Any) -> BundleR
         "data_digest": "d" * 64,
         "test_digest": "t" * 64,
         "map_level": 0.5,
+        "audit": AuditSummary(leaks=(), findings={}, digest="a" * 64),
         "evaluation": EvaluationSummary.of({**figures, "threshold": 0.5}),
     }
     return write_bundle(folder, **{**settings, **changes})

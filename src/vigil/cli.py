@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vigil import __version__
-from vigil.errors import ConfigError, DataError, VigilError
+from vigil.errors import ConfigError, DataError, LeakFound, VigilError
 
 if TYPE_CHECKING:
     from vigil.config import Params
@@ -32,6 +32,7 @@ STAGES = (
     "score",
     "calibrate",
     "evaluate",
+    "audit",
     "bundle",
     "register",
     "report",
@@ -153,6 +154,16 @@ def _build_parser() -> argparse.ArgumentParser:
     summary.add_argument("--json", action="store_true")
     summary.set_defaults(run=_summary)
 
+    audit = commands.add_parser("audit", help="prove or refute that the results depend on what they must not know")
+    audits = audit.add_subparsers(required=True, parser_class=_Parser)
+    leakage = audits.add_parser("leakage", help="exit code 1 where a leak is found; shortcuts in the data are reported")
+    which = leakage.add_mutually_exclusive_group()
+    which.add_argument("--bundle", type=Path, help="a bundle folder (default: what the last `dvc repro` made)")
+    which.add_argument("--run", dest="run_id", metavar="ID", help="the registered version of this MLflow run")
+    leakage.add_argument("--json", action="store_true")
+    leakage.add_argument("--params", type=Path, default=Path("params.yaml"))
+    leakage.set_defaults(run=_audit_leakage)
+
     screen = commands.add_parser("screen", help="screen images with the champion or with a bundle folder")
     screen.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="images or folders of images")
     screen.add_argument("--bundle", type=Path, help="a bundle folder (default: the registry's champion)")
@@ -177,7 +188,16 @@ def _build_parser() -> argparse.ArgumentParser:
             command.add_argument("--why", default="", help="kept in the history")
         if name == "promote":
             command.add_argument(
-                "--accept", action="store_true", help="overrule the rules (never a damaged bundle); needs --why"
+                "--accept",
+                action="store_true",
+                help="overrule the rules (never a damaged bundle or a leak); needs --why",
+            )
+            command.add_argument(
+                "--accept-finding",
+                action="append",
+                default=[],
+                metavar="NAME",
+                help="promote although the audit found this shortcut in the data (repeatable); needs --why",
             )
     return parser
 
@@ -305,6 +325,15 @@ def _summary(options: argparse.Namespace) -> None:
     _show(json.dumps(summary.as_json(), indent=2) if options.json else summary.as_text())
 
 
+def _audit_leakage(options: argparse.Namespace) -> None:
+    from vigil.stages.leakage_audit import audit_project
+
+    audit = audit_project(_load(options.params), options.bundle, options.run_id)
+    _show(json.dumps(audit.as_json(), indent=2) if options.json else audit.as_text())
+    if audit.leaks:
+        raise LeakFound(f"{len(audit.leaks)} of {len(audit.checks)} checks found a leak: {', '.join(audit.leaks)}")
+
+
 # ------------------------------------------------------------------------------------------------- registry, screening
 
 
@@ -312,7 +341,14 @@ def _promote(options: argparse.Namespace) -> None:
     from vigil.delivery.promotion import promote
 
     params = _load(options.params)
-    result = promote(params.registration, params.promote, who=options.who, why=options.why, accept=options.accept)
+    result = promote(
+        params.registration,
+        params.promote,
+        who=options.who,
+        why=options.why,
+        accept=options.accept,
+        accept_findings=options.accept_finding,
+    )
     _show(result.describe())
 
 

@@ -517,6 +517,18 @@ class EvaluateSection(Section):
     """Images shown in each group of the report (best, worst, missed)."""
 
 
+class AuditSection(Section):
+    """The leakage audit: how much is tried, and what counts as a shortcut in the data."""
+
+    sample_images: Annotated[int, Field(ge=2)] = 24
+    """Test images whose patches are scored again in other orders, batches and company; half of each label."""
+    shortcut_auroc: Annotated[float, Field(ge=0.5, le=1.0)] = 0.75
+    """A trivial feature is a finding where the lower end of its AUROC's interval lies above this."""
+    bootstrap_samples: Annotated[int, Field(ge=100)] = 500
+    confidence: OpenFraction = 0.95
+    seed: int = 0
+
+
 class RegisterSection(Section):
     """Where the pair is registered."""
 
@@ -558,6 +570,7 @@ class Params(Section):
     score: ScoreSection = ScoreSection()
     calibrate: CalibrateSection = CalibrateSection()
     evaluate: EvaluateSection = EvaluateSection()
+    audit: AuditSection = AuditSection()
     registration: RegisterSection = Field(default=RegisterSection(), alias="register")
     promote: PromoteSection = PromoteSection()
 

@@ -10,6 +10,7 @@
       BundleMismatch            8   a bundle is damaged, incomplete, or of another version
       RegistryError             9   the model registry does not hold what was asked for
       ScoreNotFinite           10   a score or an anomaly map is NaN or infinite
+      LeakFound                 1   the audit proves that a result depends on what it must not know
       PromotionRefused          2   the challenger is not better than the champion
 
 A message says which rule broke, where, what was expected and what was found, and what to do next.
@@ -80,3 +81,7 @@ class PromotionRefused(VigilError):
     """The challenger may not replace the champion; the message lists every reason."""
 
     exit_code = 2
+
+
+class LeakFound(VigilError):
+    """The leakage audit proves that scores, splits or choices depend on what they must not know."""

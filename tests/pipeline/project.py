@@ -55,6 +55,9 @@ train:
 score: {}
 calibrate: {}
 register: {}
+audit:
+  sample_images: 8
+  bootstrap_samples: 100
 evaluate:
   bootstrap_samples: 100
   heat_maps: 2

@@ -67,6 +67,23 @@ def test_summary_says_what_came_out(built: Path) -> None:
     assert "reports/index.html" in text
 
 
+def test_leakage_audit_passes_and_finds_a_threshold_that_was_set_by_hand(built: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(built, project, symlinks=True)
+    audit = json.loads(run(project, "sh", "-c", "vigil audit leakage --json --bundle models/bundle 2>/dev/null"))
+    assert audit["leaks"] == []
+    assert audit["checks"].pop("dvc_lock")["status"] == "passed"
+    assert audit == json.loads((built / "reports/audit.json").read_text())
+
+    path = project / "models/calibration.json"
+    path.unlink()  # a link to DVC's cache
+    calibration = json.loads((built / "models/calibration.json").read_text())
+    path.write_text(json.dumps({**calibration, "threshold": calibration["threshold"] * 1.5}))
+    output = run(project, "vigil", "audit", "leakage", code=1)
+    assert "LEAK     calibration_result" in output
+    assert "LeakFound: 2 of 15 checks found a leak: calibration_result, evaluation" in output
+
+
 def test_stage_reads_nothing_but_its_declared_inputs(built: Path, tmp_path: Path) -> None:
     """Each stage runs in a folder that holds its declared dependencies alone, and makes the same bytes."""
     from ruamel.yaml import YAML

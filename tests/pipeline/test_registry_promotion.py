@@ -15,13 +15,14 @@ from tests.pipeline.mlflow_warnings import MLFLOW_WARNINGS
 from tests.tiny_bundle import encoded, grey_image, write_tiny_bundle
 from vigil.config import PromoteSection, RegisterSection
 from vigil.delivery import promotion
-from vigil.delivery.bundle import load_bundle
+from vigil.delivery.bundle import AuditSummary, Estimate, load_bundle
 from vigil.delivery.mlflow_registry import (
     CHALLENGER,
     CHAMPION,
     RegisteredVersion,
     champion,
     fetch_bundle,
+    fetch_bundle_of_run,
     load_champion_bundle,
     register,
 )
@@ -143,6 +144,39 @@ def test_different_test_images_are_refused_unless_accepted_with_a_reason(
     assert (result.version, result.moved) == (2, True)
     assert "overruled" in result.describe()
     assert [e.event for e in history(section)] == ["promoted", "refused", "promoted"]
+
+
+def test_a_leak_is_never_promoted_and_a_shortcut_only_by_name_with_a_reason(
+    section: RegisterSection, tmp_path: Path
+) -> None:
+    leaking = AuditSummary(leaks=("score_order",), findings={}, digest="a" * 64)
+    registered(section, tmp_path / "one", audit=leaking)
+    with pytest.raises(PromotionRefused, match="LEAK: score_order"):
+        promote(section, RULES, who="ann", why="I want it", accept=True)
+
+    found = {name: Estimate(value=0.9, low=0.85, high=0.95) for name in ("brightness", "image_area")}
+    registered(section, tmp_path / "two", seed=1, audit=AuditSummary(leaks=(), findings=found, digest="b" * 64))
+    with pytest.raises(PromotionRefused, match="--accept-finding image_area"):
+        promote(section, RULES, who="ann", why="all of them", accept=True, accept_findings=["brightness"])
+    both = ["brightness", "image_area", "brightness"]
+    with pytest.raises(ConfigError, match="say why"):
+        promote(section, RULES, who="ann", why=" ", accept_findings=both)
+    result = promote(section, RULES, who="ann", why="one scanner only", accept_findings=both)
+    assert "accepted finding: brightness" in result.describe()
+    assert [(e.event, e.accepted_findings) for e in history(section)] == [
+        ("refused", ()),
+        ("refused", ("brightness",)),
+        ("promoted", ("brightness", "image_area")),
+    ]
+    assert history(section)[-1].why == "one scanner only"
+
+
+def test_the_bundle_of_a_run_is_found_by_the_runs_id(section: RegisterSection, tmp_path: Path) -> None:
+    version = registered(section, tmp_path / "one").version
+    folder = fetch_bundle_of_run(section, version.run_id, tmp_path / "kept")
+    assert load_bundle(folder).record.digest == version.bundle_digest
+    with pytest.raises(RegistryError, match="belongs to run 'nobody'"):
+        fetch_bundle_of_run(section, "nobody", tmp_path / "kept")
 
 
 def test_a_damaged_version_is_never_promoted_even_if_accepted(section: RegisterSection, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -31,7 +32,7 @@ from vigil.calibration.threshold import (
 )
 from vigil.config import CalibrateSection, ReductionSection, Section, explain
 from vigil.errors import CalibrationError, DataError
-from vigil.files import write_json
+from vigil.files import canonical_json, write_json
 from vigil.records import ANOMALOUS, NORMAL
 from vigil.scoring.reduction import Images, components_of, finite, image_scores, images_of
 
@@ -77,6 +78,8 @@ class Calibration(Section):
     n_anomalous: int
     notes: tuple[str, ...]
     """What the threshold promises, and what it does not, in plain words."""
+    fitted_on: str
+    """`scores_digest` of the calibration scores that all of this was fitted on."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Calibration:
@@ -202,7 +205,18 @@ def fit_calibration(patches: pa.Table, section: CalibrateSection) -> Calibration
         n_normal=int(normal.sum()),
         n_anomalous=int(anomalous.sum()),
         notes=tuple(notes),
+        fitted_on=scores_digest(patches),
     )
+
+
+def scores_digest(patches: pa.Table) -> str:
+    """The SHA-256 over every column of a table of patch scores: name, type and values, in the table's order."""
+    sha = hashlib.sha256()
+    for name, column in zip(patches.column_names, patches.columns, strict=True):
+        numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+        content = column.to_numpy().tobytes() if numeric else canonical_json(column.to_pylist()).encode()
+        sha.update(f"{name} {column.type} {len(content)} ".encode() + content)
+    return sha.hexdigest()
 
 
 def _patch_scores(

@@ -119,6 +119,26 @@ def _shortened_to(model: type[BaseModel], value: Mapping[str, Any]) -> dict[str,
     return short
 
 
+class AuditSummary(_Record):
+    """What the leakage audit found, as far as a promotion judges it."""
+
+    leaks: tuple[str, ...]
+    """Checks that found a leak."""
+    findings: dict[str, Estimate]
+    """Trivial features that separate the test split, and their AUROC."""
+    digest: str
+    """SHA-256 of reports/audit.json."""
+
+    @classmethod
+    def of(cls, report: Mapping[str, Any], digest: str) -> AuditSummary:
+        """The findings of `reports/audit.json`, whose SHA-256 is `digest`."""
+        findings = {
+            name: Estimate(value=row["auroc"], low=row["low"], high=row["high"])
+            for name, row in report["findings"].items()
+        }
+        return cls(leaks=tuple(report["leaks"]), findings=findings, digest=digest)
+
+
 class BundleRecord(_Record):
     """What `bundle.json` says."""
 
@@ -134,6 +154,8 @@ class BundleRecord(_Record):
     map_level: float
     """What the anomaly map of a normal image rarely exceeds; regions are the parts of a map above it."""
     evaluation: EvaluationSummary
+    audit: AuditSummary | None = None
+    """None where the bundle was made by a version of Vigil without an audit."""
     files: dict[str, str]
     """SHA-256 of every file but `bundle.json` itself."""
     digest: str
@@ -171,6 +193,7 @@ def write_bundle(
     test_digest: str,
     map_level: float,
     evaluation: EvaluationSummary,
+    audit: AuditSummary,
 ) -> BundleRecord:
     """Writes the bundle at `folder`, aside then renamed, and returns its record.
 
@@ -178,7 +201,7 @@ def write_bundle(
         folder: Where; a predecessor is replaced.
         pair: The folder of the trained pair, as `networks.pair.save_pair` wrote it; verified before it is copied.
         calibration, patch, accept: What turns an image into a verdict.
-        data_set, kinds, data_digest, test_digest, map_level, evaluation: See `BundleRecord`.
+        data_set, kinds, data_digest, test_digest, map_level, evaluation, audit: See `BundleRecord`.
 
     Raises:
         CheckpointError: The pair's folder is damaged.
@@ -204,6 +227,7 @@ def write_bundle(
             "test_digest": test_digest,
             "map_level": map_level,
             "evaluation": evaluation.model_dump(mode="json"),
+            "audit": audit.model_dump(mode="json"),
             "files": {p.relative_to(new).as_posix(): digest_file(p) for p in files_below(new)},
         }
         content["digest"] = digest_json(content)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import vigil
 from vigil.config import Parent, RegisterSection
-from vigil.delivery.bundle import PAIR, BundleRecord, EvaluationSummary, read_record, verify_bundle
+from vigil.delivery.bundle import PAIR, AuditSummary, BundleRecord, EvaluationSummary, read_record, verify_bundle
 from vigil.delivery.mlflow_tracking import (
     experiment_id,
     find_training_run,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+AUDIT_TAG = "vigil.audit"
 DIGEST_TAG, EVALUATION_TAG, TEST_TAG = "vigil.bundle_digest", "vigil.evaluation", "vigil.test_digest"
 DATA_TAG, REHEARSAL_TAG = "vigil.data_digest", "vigil.rehearsal_digest"
 BUNDLES = Path(".vigil/bundles")
@@ -62,6 +63,8 @@ class Version:
     """Of the patches that the pair was trained on; None where it was not written."""
     rehearsal_digest: str | None = None
     """Of the sample of old data that is kept with the version; None where there is none."""
+    audit: AuditSummary | None = None
+    """None where it was registered by a version of Vigil without an audit."""
 
     def as_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -71,6 +74,7 @@ class Version:
             "test_digest": self.test_digest,
             "run_id": self.run_id,
             "evaluation": self.evaluation.model_dump(mode="json"),
+            "audit": None if self.audit is None else self.audit.model_dump(mode="json"),
         }
 
 
@@ -172,6 +176,7 @@ def _create(
         DIGEST_TAG: record.digest,
         TEST_TAG: record.test_digest,
         EVALUATION_TAG: record.evaluation.model_dump_json(),
+        **({} if record.audit is None else {AUDIT_TAG: record.audit.model_dump_json()}),
         "vigil.data_set": record.data_set,
         DATA_TAG: record.data_digest,
         "vigil.version": record.vigil_version,
@@ -265,6 +270,27 @@ def load_champion_bundle(section: RegisterSection, keep_in: Path = BUNDLES) -> P
                 f"`vigil promote`, or name a bundle folder, e.g. `vigil screen --bundle models/bundle PATH`."
             )
         return fetch_bundle(section, version, keep_in)
+    except store_errors() as error:
+        raise RegistryError(f"the MLflow store at '{section.tracking_uri}': {shortened(error)}") from error
+
+
+def fetch_bundle_of_run(section: RegisterSection, run_id: str, keep_in: Path = BUNDLES) -> Path:
+    """The local folder of the bundle of the newest version that belongs to the MLflow run.
+
+    Raises:
+        RegistryError: No version belongs to the run, or the store does not answer.
+        BundleMismatch: The registry's files are not the bundle that was registered.
+    """
+    client = open_store(section)
+    try:
+        found = client.search_model_versions(f"name = '{section.model_name}'")
+        versions = [_version(version) for version in found if version.run_id == run_id]
+        if not versions:
+            raise RegistryError(
+                f"the registry at '{section.tracking_uri}' holds no version of '{section.model_name}' that belongs to "
+                f"run '{run_id}'. `vigil summary --json` names the last version; MLflow shows the run of each."
+            )
+        return fetch_bundle(section, max(versions, key=lambda version: version.number), keep_in)
     except store_errors() as error:
         raise RegistryError(f"the MLflow store at '{section.tracking_uri}': {shortened(error)}") from error
 
@@ -381,4 +407,5 @@ def _version(found: ModelVersion) -> Version:
         evaluation=EvaluationSummary.model_validate_json(tags[EVALUATION_TAG]),
         data_digest=tags.get(DATA_TAG),
         rehearsal_digest=tags.get(REHEARSAL_TAG),
+        audit=AuditSummary.model_validate_json(tags[AUDIT_TAG]) if AUDIT_TAG in tags else None,
     )

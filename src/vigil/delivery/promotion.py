@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -92,6 +92,8 @@ class HistoryEvent:
     champion: Numbers | None
     reasons: tuple[str, ...] = ()
     """Why it was refused; for `promoted`, the objections that were overruled."""
+    accepted_findings: tuple[str, ...] = ()
+    """Shortcuts in the data, found by the leakage audit, that were accepted for the reason in `why`."""
 
     def as_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -102,7 +104,8 @@ class HistoryEvent:
         before = "none" if self.from_version is None else f"v{self.from_version}"
         why = self.why or "(no reason given)"
         line = f"{self.when}  {self.event:<12} {before} -> v{self.to_version}  {self.who}: {why}"
-        return "\n".join([f"{line}  [{self.challenger.describe()}]", *(f"    - {r}" for r in self.reasons)])
+        accepted = [f"    accepted finding: {name}" for name in self.accepted_findings]
+        return "\n".join([f"{line}  [{self.challenger.describe()}]", *(f"    - {r}" for r in self.reasons), *accepted])
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,7 @@ class PromotionResult:
         ]
         if self.event.champion is not None:
             lines.append(f"  before: {self.event.champion.describe()}")
+        lines += [f"  accepted finding: {name}" for name in self.event.accepted_findings]
         return "\n".join([*lines, *(f"  overruled: {reason}" for reason in self.event.reasons)])
 
 
@@ -137,12 +141,18 @@ class PromotionResult:
 
 
 def promote(
-    section: RegisterSection, rules: PromoteSection, *, who: str, why: str, accept: bool = False
+    section: RegisterSection,
+    rules: PromoteSection,
+    *,
+    who: str,
+    why: str,
+    accept: bool = False,
+    accept_findings: Sequence[str] = (),
 ) -> PromotionResult:
     """Makes the challenger the champion, if it loads, scores a fixed batch, and keeps the rules.
 
-    Without a champion only `max_fpr` applies. A challenger that was trained from the champion is also held against it
-    on the test images that were kept with the champion: it must not have forgotten what they ask. A challenger that is
+    Without a champion only `max_fpr` and the leakage audit apply. A challenger that was trained from the champion is also
+    held against it on the test images that were kept with the champion: it must not have forgotten what they ask. A challenger that is
     the champion already changes nothing, and nothing is recorded.
 
     Args:
@@ -150,14 +160,17 @@ def promote(
         rules: What the challenger must show.
         who: Kept in the history.
         why: Kept in the history.
-        accept: True overrules the rules (never a bundle that is damaged or does not score); needs `why`.
+        accept: True overrules the rules (never a bundle that is damaged or does not score, nor the audit); needs `why`.
+        accept_findings: Shortcuts in the data that the audit found and that are accepted, by name; needs `why`.
 
     Raises:
         PromotionRefused: The challenger does not score or breaks a rule; the message lists every reason.
         BundleMismatch: The challenger's bundle is damaged.
         RegistryError: There is no challenger, another promotion is under way, or the store does not answer.
-        ConfigError: `accept` without `why`.
+        ConfigError: `accept` or `accept_findings` without `why`, or the audit found no shortcut of such a name.
     """
+    if accept_findings and not why.strip():
+        raise ConfigError("accepting a finding of the leakage audit needs a reason: say why")
     if accept and not why.strip():
         raise ConfigError("accepting a challenger against the rules needs a reason: say why")
     with _registry(section) as client:
@@ -170,8 +183,11 @@ def promote(
             )
         if champion is not None and champion.number == challenger.number:
             return PromotionResult(name, champion.number, champion.number, False, None)
-        reasons = objections(challenger, champion, rules)
-        return _change_champion(client, section, "promoting", who, why, champion, challenger, reasons, accept)
+        accepted = tuple(dict.fromkeys(accept_findings))
+        firm, reasons = audit_objections(challenger, accepted), objections(challenger, champion, rules)
+        return _change_champion(
+            client, section, "promoting", who, why, champion, challenger, reasons, accept, firm, accepted
+        )
 
 
 def rollback(section: RegisterSection, *, who: str, why: str) -> PromotionResult:
@@ -286,6 +302,37 @@ def _forgotten(parent: ParentSummary) -> list[str]:
     return []
 
 
+def audit_objections(challenger: Version, accepted: Sequence[str] = ()) -> list[str]:
+    """What the leakage audit says against the challenger; `accept` overrules none of it.
+
+    Args:
+        challenger: The version that is to become champion.
+        accepted: Names of the shortcuts that are accepted.
+
+    Raises:
+        ConfigError: One of `accepted` is not what the audit found.
+    """
+    audit = challenger.audit
+    found = {} if audit is None else audit.findings
+    if unknown := [name for name in accepted if name not in found]:
+        known = f"it found {', '.join(found)}" if found else "it found none"
+        raise ConfigError(f"the audit of v{challenger.number} found no shortcut '{unknown[0]}' to accept; {known}")
+    if audit is None:
+        return [f"v{challenger.number} was registered without a leakage audit; `dvc repro` audits and registers anew"]
+    reasons = [
+        f"the leakage audit found a LEAK: {name}; `vigil audit leakage` says what and where" for name in audit.leaks
+    ]
+    for name, estimate in found.items():
+        if name not in accepted:
+            low = "-" if estimate.low is None else f"{estimate.low:.3f}"
+            high = "-" if estimate.high is None else f"{estimate.high:.3f}"
+            reasons.append(
+                f"shortcut in the data: '{name}' alone separates the test split, AUROC {estimate.value:.3f} "
+                f"[{low}, {high}]; if that is acceptable, promote with --accept-finding {name} and --why"
+            )
+    return reasons
+
+
 def champion_before(events: list[HistoryEvent], current: int) -> int | None:
     """The champion before the current one, from the recorded moves; None where there was none.
 
@@ -322,8 +369,14 @@ def _change_champion(
     to: Version,
     reasons: list[str],
     accept: bool,
+    firm: Sequence[str] = (),
+    accepted_findings: tuple[str, ...] = (),
 ) -> PromotionResult:
-    """Records the attempt, proves the version, moves the alias, records the outcome."""
+    """Records the attempt, proves the version, moves the alias, records the outcome.
+
+    `firm` reasons are those that `accept` does not overrule.
+    """
+    reasons = [*firm, *reasons]
     name = section.model_name
     previous = None if champion is None else champion.number
     event = HistoryEvent(
@@ -337,6 +390,7 @@ def _change_champion(
         challenger=Numbers.of(to.evaluation),
         champion=None if champion is None else standing(to, champion) or Numbers.of(champion.evaluation),
         reasons=tuple(shortened(reason, _TEXT_LIMIT) for reason in reasons[:_REASONS]),
+        accepted_findings=accepted_findings,
     )
     _write(client, name, event)
     against = "there is no champion yet" if previous is None else f"champion v{previous} stays"
@@ -344,7 +398,7 @@ def _change_champion(
     refusal = PromotionRefused(f"{name} v{to.number} is not promoted, {against}:\n{listed}")
     try:
         prove(section, to)
-        if reasons and not accept:
+        if firm or (reasons and not accept):
             raise refusal
         _move_alias(client, name, previous, to.number)
     except VigilError as error:
@@ -383,7 +437,8 @@ def prove(section: RegisterSection, version: Version) -> None:
     which = f"{section.model_name} v{version.number}"
     with tempfile.TemporaryDirectory() as scratch:  # not the cache: what counts are the registry's own bytes
         bundle = load_bundle(fetch_bundle(section, version, Path(scratch)))
-    if bundle.record.evaluation != version.evaluation or bundle.record.test_digest != version.test_digest:
+    recorded = (bundle.record.evaluation, bundle.record.test_digest, bundle.record.audit)
+    if recorded != (version.evaluation, version.test_digest, version.audit):
         raise BundleMismatch(f"{which}: the numbers in the registry's tags are not those of its bundle; register again")
     batch = fixed_batch(bundle)
     search_path = sys.path.copy()
@@ -428,7 +483,9 @@ def _event(text: str) -> HistoryEvent:
     values = json.loads(text)
     for field in ("challenger", "champion"):
         values[field] = None if values[field] is None else Numbers(**values[field])
-    return HistoryEvent(**{**values, "reasons": tuple(values["reasons"])})
+    for field in ("reasons", "accepted_findings"):
+        values[field] = tuple(values.get(field, ()))
+    return HistoryEvent(**values)
 
 
 def _write(client: MlflowClient, name: str, event: HistoryEvent) -> None:

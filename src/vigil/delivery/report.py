@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from vigil.evaluation.audit_record import headline
+
 Report = Mapping[str, Any]
 """What one of the pipeline's JSON files holds."""
 
@@ -51,6 +53,8 @@ class ReportInputs:
     """models/calibration.json"""
     training: Report
     """reports/train.json; may be empty."""
+    audit: Report
+    """reports/audit.json"""
     registered: Report
     """models/registered.json"""
     validations: Sequence[Report]
@@ -82,13 +86,14 @@ def build_report(inputs: ReportInputs) -> str:
         title=f"Vigil: {inputs.data_set}",
         data_set=inputs.data_set,
         lead=_lead(inputs),
-        verdict=_verdict(evaluation),
+        verdict=_verdict(evaluation, inputs.audit),
         tiles=[_figure_of(evaluation, key) for key in ("auroc", "recall", "fpr")],
         version=_version(inputs.registered),
         threshold=_threshold(inputs.calibration),
         measures=[_figure_of(evaluation, key) for key in _NAMES],
         confidence=evaluation.get("confidence"),
         ranking=_ranking(evaluation),
+        audit=_audit(inputs.audit),
         paper=evaluation.get("paper_protocol"),
         kinds=_kinds(evaluation),
         plots=[(title, caption, Markup(svg)) for title, caption, svg in _plots(inputs)],  # noqa: S704 - our own SVG
@@ -181,8 +186,10 @@ def _lead(inputs: ReportInputs) -> str:
     )
 
 
-def _verdict(evaluation: Report) -> dict[str, str]:
-    """What the comparison with the best baseline allows to say; `tone` is good, mixed or bad."""
+def _verdict(evaluation: Report, audit: Report) -> dict[str, str]:
+    """What the audit and the comparison with the best baseline allow to say; `tone` is good, mixed or bad."""
+    if audit["leaks"]:
+        return {"tone": "bad", "text": "These numbers cannot be trusted", "detail": headline(audit)}
     margin = evaluation.get("margin_over_best_baseline")
     if margin is None:
         reason = evaluation.get("undefined", {}).get("margin_over_best_baseline", "no baseline was measured")
@@ -200,6 +207,16 @@ def _verdict(evaluation: Report) -> dict[str, str]:
     else:
         tone, text = "mixed", "Not told apart from a baseline that learned nothing"
     return {"tone": tone, "text": text, "detail": detail}
+
+
+def _audit(audit: Report) -> dict[str, Any]:
+    shown = {"passed": ("good", "passed"), "leak": ("bad", "LEAK"), "shortcut": ("mixed", "finding")}
+    rows = []
+    for check in audit["checks"].values():
+        tone, word = shown.get(check["status"], ("soft", "not checked"))
+        rows.append({"title": check["title"], "tone": tone, "word": word, "text": check["text"]})
+    tone = "bad" if audit["leaks"] else "mixed" if audit["findings"] else "good"
+    return {"tone": tone, "text": headline(audit), "rows": rows}
 
 
 def _version(registered: Report) -> str:
@@ -251,7 +268,11 @@ def _score_in_words(calibration: Report) -> str:
 
 
 def _baseline_name(name: str) -> str:
-    known = {"untrained": "untrained discriminator's features", "file_bytes": "file size"}
+    known = {
+        "combined": "all of these together",
+        "untrained": "untrained discriminator's features",
+        "file_bytes": "file size",
+    }
     return known.get(name, name.replace("_", " "))
 
 
@@ -485,6 +506,12 @@ def _limits(inputs: ReportInputs) -> list[str]:
         found.append(
             f"{moved} of the training patches that were kept with the parent lie in images that serve for calibration "
             f"or test now. They were not rehearsed, but the parent has seen them, and probably others like them."
+        )
+    if inputs.audit["findings"]:
+        named = ", ".join(_baseline_name(name) for name in inputs.audit["findings"])
+        found.append(
+            f"Normal and anomalous test images differ in how they were made ({named}), and a pair may use that. The "
+            f"AUROC does not say how well anomalies are found in images that are otherwise alike."
         )
     few = [kind for kind, row in evaluation.get("per_kind", {}).items() if row["n"] < _FEW_IMAGES]
     if few:

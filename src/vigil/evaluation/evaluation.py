@@ -111,9 +111,7 @@ def evaluate(
     report: dict[str, Any] = {
         "version": FORMAT_VERSION,
         "protocol": section.protocol,
-        "test_digest": digest_json(
-            [[i, facts[i].sha256, int(n)] for i, n in zip(images.ids, images.labels, strict=True)]
-        ),
+        "test_digest": digest_of_test(images, manifest),
         "images": {"normal": int(normal.sum()), "anomalous": int(anomalous.sum()), "groups": len(set(images.groups))},
         "confidence": section.confidence,
         "auroc": estimates["auroc"],
@@ -155,6 +153,16 @@ def evaluate(
         }
     )
     return Evaluation(report, table)
+
+
+def digest_of_test(images: Images, manifest: pa.Table) -> str:
+    """Of ids, contents and labels of the test images: only numbers measured on equal ones can be compared.
+
+    Raises:
+        DataError: An image is not in the manifest.
+    """
+    facts = _facts(images, manifest)
+    return digest_json([[i, facts[i].sha256, int(n)] for i, n in zip(images.ids, images.labels, strict=True)])
 
 
 class _Facts(NamedTuple):

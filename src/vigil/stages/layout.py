@@ -32,6 +32,7 @@ LOSSES = Path("reports/losses.csv")
 EVALUATION = Path("reports/evaluation.json")
 TEST_IMAGES = Path("reports/test_images.csv")
 ROC = Path("reports/roc.csv")
+AUDIT = Path("reports/audit.json")
 PLOTS = Path("reports/plots")
 REPORT = Path("reports/index.html")
 

@@ -17,7 +17,7 @@ def run(register: RegisterSection) -> None:
 
     evaluation = read_json(layout.EVALUATION)
     metrics = {key: evaluation[key] for key in ("pixel_auroc", "aupro") if evaluation[key] is not None}
-    files = [layout.EVALUATION, layout.TEST_IMAGES, layout.PLOTS, layout.VALIDATION_REPORT]
+    files = [layout.EVALUATION, layout.AUDIT, layout.TEST_IMAGES, layout.PLOTS, layout.VALIDATION_REPORT]
     registered = register_bundle(layout.BUNDLE, register, metrics=metrics, files=files, rehearsal=layout.HANDED_ON)
     record = registered.as_json()
     # A run's id differs between equal runs; the registry knows it by the version.

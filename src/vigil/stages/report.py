@@ -32,6 +32,7 @@ def run(data: DataSection, patch: PatchSection, evaluate: EvaluateSection, regis
             counts=_counts(),
             evaluation=read_json(layout.EVALUATION),
             calibration=read_json(layout.CALIBRATION),
+            audit=read_json(layout.AUDIT),
             training=training,
             registered=registered,
             validations=[

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vigil.evaluation.audit_record import headline
 from vigil.files import read_json
 from vigil.stages import layout
 
@@ -20,6 +21,8 @@ class Summary:
     promise: str
     baselines: dict[str, float]
     """AUROC of each baseline row."""
+    audit: dict[str, Any]
+    """Leaks, findings, and a headline of both."""
     margin: dict[str, Any] | None
     """The best baseline row and how far the pair's AUROC stands above it."""
     model_name: str
@@ -41,6 +44,7 @@ class Summary:
             lines.append(f"  {names[key]:<22} {shown}")
         lines.append(f"  {'Threshold':<22} {self.threshold:.6g}  {self.promise}")
         lines.append(f"  {'Model version':<22} {self.model_name} v{self.version} (challenger)")
+        lines.append(f"  {'Leakage audit':<22} {self.audit['headline']}")
         if self.parent is not None:
             before = f"v{self.parent['version']}"
             lines += ["", f"Trained from {before}; AUROC beside it"]
@@ -76,6 +80,7 @@ def read_summary() -> Summary:
     """
     evaluation = read_json(layout.EVALUATION)
     calibration = read_json(layout.CALIBRATION)
+    audit = read_json(layout.AUDIT)
     registered = read_json(layout.REGISTERED)
     baselines = {name: row["auroc"] for name, row in evaluation["trivial_baselines"].items()}
     baselines["untrained"] = evaluation["untrained_baseline"]["auroc"]
@@ -85,6 +90,7 @@ def read_summary() -> Summary:
         threshold=calibration["threshold"],
         promise=evaluation["promise"],
         baselines={name: value for name, value in baselines.items() if value is not None},
+        audit={**{key: audit[key] for key in ("leaks", "findings")}, "headline": headline(audit)},
         margin=evaluation["margin_over_best_baseline"],
         model_name=registered["name"],
         version=registered["version"],

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vigil.config import PromoteSection
-from vigil.delivery.bundle import EvaluationSummary
+from vigil.delivery.bundle import AuditSummary, Estimate, EvaluationSummary
 from vigil.delivery.mlflow_registry import Version
 from vigil.delivery.promotion import (
     EventName,
@@ -17,9 +17,11 @@ from vigil.delivery.promotion import (
     Numbers,
     PromotionResult,
     _event,
+    audit_objections,
     champion_before,
     objections,
 )
+from vigil.errors import ConfigError
 from vigil.files import canonical_json
 
 
@@ -102,6 +104,40 @@ def test_without_a_champion_only_the_false_positive_rate_counts() -> None:
     assert len(objections(version(1, fpr=0.3), None, PromoteSection(max_fpr=0.2))) == 1
 
 
+def audit(leaks: tuple[str, ...] = (), **aurocs: float) -> AuditSummary:
+    findings = {name: Estimate(value=value, low=value - 0.03, high=value + 0.03) for name, value in aurocs.items()}
+    return AuditSummary(leaks=leaks, findings=findings, digest="d" * 64)
+
+
+def audited(*arguments: Any, **named: Any) -> Version:
+    return dataclasses.replace(version(2), audit=audit(*arguments, **named))
+
+
+def test_a_leak_is_an_objection_and_so_is_every_shortcut_that_is_not_accepted_by_name() -> None:
+    assert audit_objections(audited()) == []
+    (leak,) = audit_objections(audited(("score_order",)))
+    assert "LEAK: score_order" in leak
+    shortcuts = audited(brightness=0.9, image_area=0.95)
+    first, second = audit_objections(shortcuts)
+    assert "'brightness' alone separates the test split, AUROC 0.900 [0.870, 0.930]" in first
+    assert "--accept-finding image_area" in second
+    assert len(audit_objections(shortcuts, ["brightness"])) == 1
+    assert audit_objections(shortcuts, ["image_area", "brightness"]) == []
+    assert len(audit_objections(audited(("selection",), brightness=0.9), ["brightness"])) == 1
+
+
+def test_only_what_was_found_can_be_accepted() -> None:
+    with pytest.raises(ConfigError, match=r"no shortcut 'brightnes' to accept; it found brightness"):
+        audit_objections(audited(brightness=0.9), ["brightnes"])
+    with pytest.raises(ConfigError, match=r"'score_order' to accept; it found none"):
+        audit_objections(audited(("score_order",)), ["score_order"])
+
+
+def test_a_version_without_an_audit_is_told_to_get_one() -> None:
+    (reason,) = audit_objections(version(2))
+    assert "without a leakage audit" in reason
+
+
 def events(*moves: tuple[EventName, int | None, int]) -> list[HistoryEvent]:
     numbers = Numbers(0.9, 0.9, 0.1)
     return [
@@ -147,7 +183,7 @@ def test_an_event_survives_its_json_and_fits_into_a_tag() -> None:
     long = "x" * 400
     event = HistoryEvent(
         12, "refused", "2026-01-01T00:00:00+00:00", long, long, 1, 2, Numbers(0.123456789012345678, None, 0.1),
-        Numbers(0.9, 0.9, 0.1), reasons=(long,) * 7,
+        Numbers(0.9, 0.9, 0.1), reasons=(long,) * 6, accepted_findings=("jpeg_quantisation",) * 9,
     )  # fmt: skip
     text = canonical_json(event.as_json())
     assert len(text) < 5000

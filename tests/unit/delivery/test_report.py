@@ -123,6 +123,24 @@ TRAINING: dict[str, Any] = {
         "reason": "calibration holds 50 anomalous images, so the AUROC over its images decides",
     },
 }
+AUDIT: dict[str, Any] = {
+    "version": 1,
+    "leaks": [],
+    "findings": {},
+    "checks": {
+        "score_order": {
+            "title": "Scores do not depend on the order",
+            "status": "passed",
+            "text": "Tried on 96 patches.",
+        },
+        "shortcuts": {
+            "title": "Trivial features do not separate",
+            "status": "passed",
+            "text": "The best is sharpness.",
+        },
+    },
+    "trivial_features": {},
+}
 VALIDATION: dict[str, Any] = {
     "title": "Raw images",
     "overview": {"Images": 900, "Accepted": 898, "Quarantined": 2},
@@ -176,6 +194,7 @@ def realistic() -> ReportInputs:
             "test": {"normal": 175, "anomalous": 150},
         },
         evaluation=EVALUATION,
+        audit=AUDIT,
         calibration=CALIBRATION,
         training=TRAINING,
         registered=REGISTERED,
@@ -395,3 +414,22 @@ def test_names_from_files_cannot_become_markup(inputs: ReportInputs) -> None:
     page = build_report(dataclasses.replace(inputs, cases=[case]))
     assert "<b>kind" not in page
     assert "<img src=x" not in page
+
+
+def test_a_leak_takes_the_headline_and_a_shortcut_is_named_with_its_auroc() -> None:
+    clean = build_report(realistic())
+    assert "no leak in 2 checks, no shortcut found" in clean
+    assert "Tried on 96 patches." in clean
+
+    finding = {"brightness": {"auroc": 0.91, "low": 0.87, "high": 0.95, "direction": "lower"}}
+    checks = {**AUDIT["checks"], "shortcuts": {**AUDIT["checks"]["shortcuts"], "status": "shortcut"}}
+    page = build_report(dataclasses.replace(realistic(), audit={**AUDIT, "findings": finding, "checks": checks}))
+    assert "SHORTCUT in the data: brightness (AUROC 0.910)" in page
+    assert "differ in how they were made (brightness)" in page
+    assert "Ranks anomalies better than every baseline" in page
+
+    checks = {"score_order": {**AUDIT["checks"]["score_order"], "status": "leak"}}
+    page = build_report(dataclasses.replace(realistic(), audit={**AUDIT, "leaks": ["score_order"], "checks": checks}))
+    assert "These numbers cannot be trusted" in page
+    assert "LEAK: score_order" in page
+    assert "Ranks anomalies better than every baseline" not in page

@@ -1,0 +1,158 @@
+"""Test images that training or calibration saw in all but name: copies that were compressed, scaled or brightened.
+
+Equal bytes are found by their hash elsewhere. Here pictures are compared, as the pair sees them: first by perceptual
+hash, which also meets pictures of different objects in one place, then by their fine detail, which does not.
+
+Legend: M images, K pixels of a thumbnail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vigil.config import PatchSection
+from vigil.evaluation.localisation import stitched_images
+from vigil.images.near_repeats import difference_hash, near_pairs
+from vigil.images.shards import PatchShards
+from vigil.progress import Progress
+from vigil.seeding import numpy_generator
+
+_SIDE_PX = 64
+_BLUR_PX = 1.0
+_MOST_TEST_IMAGES = 2000
+_MOST_PAIRS = 20_000  # the nearest by hash; each picture of a pair takes 16 kB
+_REFERENCE, _AGAINST = 100, 1000
+_SHARE = 0.07
+_FARTHEST = 0.1
+
+Detail = NDArray[np.float32]
+
+
+class Duplicate(NamedTuple):
+    """A test image and its like in another split."""
+
+    test_image: str
+    split: str
+    image: str
+    distance: float
+    """1 - correlation of their fine detail; 0 = the same picture."""
+
+
+class Duplicates(NamedTuple):
+    """What the comparison found."""
+
+    pairs: list[Duplicate]
+    """The nearest first; at most one per test image and split."""
+    test_images: int
+    """Compared; a seeded sample where the split has more than 2,000."""
+    candidates: int
+    """Pairs with near hashes."""
+    limit: float
+    """Distance at or below which two pictures count as one."""
+
+
+def near_duplicates(test: PatchShards, others: Mapping[str, PatchShards], patch: PatchSection, seed: int) -> Duplicates:
+    """The test images that are near-duplicates of images in `others`.
+
+    Two pictures are near-duplicates if their perceptual hashes are near (`near_repeats`), and the distance of
+    their fine detail (64x64 grey pixels less their blur, so that brightness, contrast and scale do not count) is at
+    most a tenth of what is usual between a training image and the one most like it, and at most 0.1. So in a data set
+    where every picture shows the same kind of part in the same place, only what is much closer than that counts.
+    Shifted, turned and mirrored copies are not found.
+
+    Args:
+        test: The test patches.
+        others: Patches by name of the split; `train` is what the limit is taken from, where it is there.
+        patch: How they were cut.
+        seed: Of the samples.
+    """
+    random = numpy_generator(seed, "near duplicates")
+    test_ids = _sampled(_ids(test), _MOST_TEST_IMAGES, random)
+    test_hashes = _hashes(test, patch, "test", set(test_ids))
+    limit = _limit(others.get("train", test), patch, random)
+    pairs: list[Duplicate] = []
+    candidates = 0
+    for name, shards in others.items():
+        near = _near(test_hashes, _hashes(shards, patch, name))
+        candidates += len(near)
+        own = _details(test, patch, {first for first, _ in near})
+        other = _details(shards, patch, {second for _, second in near})
+        nearest: dict[str, Duplicate] = {}
+        for first, second in near:
+            distance = 1 - float(own[first] @ other[second])
+            if distance <= limit and (first not in nearest or distance < nearest[first].distance):
+                nearest[first] = Duplicate(first, name, second, max(distance, 0.0))
+        pairs += nearest.values()
+    pairs.sort(key=lambda pair: (pair.distance, pair.test_image, pair.split))
+    return Duplicates(pairs, len(test_ids), candidates, limit)
+
+
+def _near(first: Mapping[str, int], second: Mapping[str, int]) -> list[tuple[str, str]]:
+    """The names of pictures whose hashes are near, one of `first` and one of `second`, the nearest first."""
+    names, hashes = [*first, *second], [*first.values(), *second.values()]
+    found = [
+        ((hashes[i] ^ hashes[j]).bit_count(), names[i], names[j])
+        for i, j in near_pairs(np.array(hashes, dtype=np.uint64))
+        if i < len(first) <= j
+    ]
+    return [(one, other) for _, one, other in sorted(found)[:_MOST_PAIRS]]
+
+
+def _limit(train: PatchShards, patch: PatchSection, random: np.random.Generator) -> float:
+    """See `near_duplicates`; images of one group do not count as alike by chance."""
+    groups = dict(zip(*(train.index.column(name).to_pylist() for name in ("image_id", "group")), strict=True))
+    details = _details(train, patch, set(_sampled(sorted(groups), _AGAINST, random)))
+    names = list(details)
+    together = np.stack(list(details.values()))  # [M, K]
+    group = np.array([groups[name] for name in names], dtype=np.str_)
+    nearest = []
+    for name in _sampled(names, _REFERENCE, random):
+        alike = (together @ details[name])[group != groups[name]]
+        if len(alike):
+            nearest.append(1 - float(alike.max()))
+    return min(_FARTHEST, _SHARE * float(np.median(nearest))) if nearest else 0.0
+
+
+def _ids(shards: PatchShards) -> list[str]:
+    return sorted(set(shards.index.column("image_id").to_pylist()))
+
+
+def _sampled(names: list[str], count: int, random: np.random.Generator) -> list[str]:
+    return names if len(names) <= count else sorted(random.choice(names, count, replace=False).tolist())
+
+
+def _pictures(
+    shards: PatchShards, patch: PatchSection, only: Collection[str] | None = None
+) -> Iterator[tuple[str, Image.Image]]:
+    for image in stitched_images(shards, patch, None, only):
+        yield image.image_id, Image.fromarray(image.pixels.squeeze())
+
+
+def _hashes(shards: PatchShards, patch: PatchSection, name: str, only: Collection[str] | None = None) -> dict[str, int]:
+    progress = Progress(f"near-duplicates, {name}", len(_ids(shards) if only is None else only), "images")
+    found = {}
+    for image_id, picture in _pictures(shards, patch, only):
+        found[image_id] = difference_hash(picture)
+        progress.advance()
+    progress.close()
+    return found
+
+
+def _details(shards: PatchShards, patch: PatchSection, only: Collection[str]) -> dict[str, Detail]:
+    """The fine detail of each picture, [K] of length 1; zeros where a picture is flat."""
+    from scipy.ndimage import gaussian_filter
+
+    found = {}
+    for image_id, picture in _pictures(shards, patch, only) if only else ():
+        grey = picture.convert("L").resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BOX)
+        pixels = np.asarray(grey, np.float64)
+        detail = pixels - gaussian_filter(pixels, _BLUR_PX)
+        detail -= detail.mean()
+        length = np.linalg.norm(detail)
+        found[image_id] = (detail / length if length > 1e-6 else detail * 0).ravel().astype(np.float32)
+    return found
