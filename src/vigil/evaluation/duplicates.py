@@ -9,6 +9,7 @@ Legend: M images, K pixels of a thumbnail.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 
 from vigil.config import PatchSection
 from vigil.evaluation.localisation import stitched_images
-from vigil.images.near_repeats import difference_hash, near_pairs
+from vigil.images.near_repeats import WORDS, distances, near_pairs, perceptual_hash
 from vigil.images.shards import PatchShards
 from vigil.progress import Progress
 from vigil.seeding import numpy_generator
@@ -92,15 +93,25 @@ def near_duplicates(test: PatchShards, others: Mapping[str, PatchShards], patch:
     return Duplicates(pairs, len(test_ids), candidates, limit)
 
 
-def _near(first: Mapping[str, int], second: Mapping[str, int]) -> list[tuple[str, str]]:
+def _near(first: Mapping[str, bytes], second: Mapping[str, bytes]) -> list[tuple[str, str]]:
     """The names of pictures whose hashes are near, one of `first` and one of `second`, the nearest first."""
-    names, hashes = [*first, *second], [*first.values(), *second.values()]
-    found = [
-        ((hashes[i] ^ hashes[j]).bit_count(), names[i], names[j])
-        for i, j in near_pairs(np.array(hashes, dtype=np.uint64))
-        if i < len(first) <= j
-    ]
-    return [(one, other) for _, one, other in sorted(found)[:_MOST_PAIRS]]
+    named: dict[bytes, tuple[list[str], list[str]]] = {}
+    for side, pictures in enumerate((first, second)):
+        for name, value in pictures.items():
+            named.setdefault(value, ([], []))[side].append(name)
+    hashes = np.frombuffer(b"".join(named), dtype=np.uint64).reshape(-1, WORDS)
+    names = list(named.values())
+    found = {(0, i, i) for i in range(len(names))}
+    for i, j in near_pairs(hashes):
+        found.update(zip(distances(hashes[i], hashes[j]).tolist(), i.tolist(), j.tolist(), strict=True))
+    pairs = (
+        (one, other)
+        for _, i, j in sorted(found)
+        for k, m in dict.fromkeys(((i, j), (j, i)))
+        for one in names[k][0]
+        for other in names[m][1]
+    )
+    return list(islice(pairs, _MOST_PAIRS))
 
 
 def _limit(train: PatchShards, patch: PatchSection, random: np.random.Generator) -> float:
@@ -133,11 +144,13 @@ def _pictures(
         yield image.image_id, Image.fromarray(image.pixels.squeeze())
 
 
-def _hashes(shards: PatchShards, patch: PatchSection, name: str, only: Collection[str] | None = None) -> dict[str, int]:
+def _hashes(
+    shards: PatchShards, patch: PatchSection, name: str, only: Collection[str] | None = None
+) -> dict[str, bytes]:
     progress = Progress(f"near-duplicates, {name}", len(_ids(shards) if only is None else only), "images")
     found = {}
     for image_id, picture in _pictures(shards, patch, only):
-        found[image_id] = difference_hash(picture)
+        found[image_id] = perceptual_hash(picture).tobytes()
         progress.advance()
     progress.close()
     return found
