@@ -78,7 +78,7 @@ class Calibration(Section):
     n_anomalous: int
     notes: tuple[str, ...]
     """What the threshold promises, and what it does not, in plain words."""
-    fitted_on: str
+    inputs_digest: str
     """`scores_digest` of the calibration scores that all of this was fitted on."""
 
     @model_validator(mode="after")
@@ -205,7 +205,7 @@ def fit_calibration(patches: pa.Table, section: CalibrateSection) -> Calibration
         n_normal=int(normal.sum()),
         n_anomalous=int(anomalous.sum()),
         notes=tuple(notes),
-        fitted_on=scores_digest(patches),
+        inputs_digest=scores_digest(patches),
     )
 
 

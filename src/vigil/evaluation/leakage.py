@@ -105,7 +105,7 @@ class _Scorer:
         self._device = device_of(inputs.score.device)
         self.batch_size = inputs.score.batch_size
         self.reference = self.run(np.arange(len(patches)))
-        self._scales = {n: max(1.0, float(np.abs(getattr(self.reference, n)).max())) for n in self.reference._fields}
+        self._scales = {name: max(1.0, float(np.abs(v).max())) for name, v in self.reference.arrays().items()}
 
     def run(self, rows: NDArray[np.intp], batch_size: int | None = None) -> PatchComponents:
         """The components of these rows of the sample, scored in this order."""
@@ -122,9 +122,10 @@ class _Scorer:
 
     def moved(self, found: PatchComponents, rows: NDArray[np.intp]) -> tuple[float, str]:
         """How far `found` lies from the reference of `rows`, and the component that moved the most."""
+        values = found.arrays()
         return max(
-            (self.distance(name, getattr(found, name)[: len(rows)], getattr(self.reference, name)[rows]), name)
-            for name in self.reference._fields
+            (self.distance(name, values[name][: len(rows)], expected[rows]), name)
+            for name, expected in self.reference.arrays().items()
         )
 
     def distance(self, name: str, found: NDArray[Any], expected: NDArray[Any]) -> float:
@@ -223,16 +224,18 @@ def _recorded_check(inputs: AuditInputs, scorer: _Scorer, rows: Mapping[str, NDA
     title = "The recorded scores are those that this pair gives in evaluation mode"
     start, worst = 0, (0.0, "", "")
     for split in ("test", "calibration"):
-        table, stop = inputs.scores[split], start + len(rows[split])
+        table = inputs.scores[split].filter(pc.equal(inputs.scores[split]["source"], "grid"))
+        stop = start + len(rows[split])
         wanted = inputs.shards[split].index.column("patch_id").take(pa.array(rows[split]))
         position = pc.index_in(wanted, value_set=table.column("patch_id").combine_chunks())
         if position.null_count:
             text = f"{position.null_count} sampled {split} patches have no recorded score; run the score stage again."
             return Check(title, "leak", text)
-        for name in set(PatchComponents._fields) & set(table.column_names):
+        for name, values in scorer.reference.columns().items():
+            if name not in table.column_names:
+                return Check(title, "leak", f"the {split} scores lack the component {name}; run the score stage again.")
             recorded = table.column(name).take(position).to_numpy()
-            distance = scorer.distance(name, recorded, getattr(scorer.reference, name)[start:stop])
-            worst = max(worst, (distance, name, split))
+            worst = max(worst, (scorer.distance(name, recorded, values[start:stop]), name, split))
         start = stop
     distance, name, split = worst
     if distance <= RECORDED_TOLERANCE:
@@ -364,8 +367,8 @@ def _selection(inputs: AuditInputs) -> Check:
 def _calibration_data(inputs: AuditInputs) -> Check:
     title = "Weights, scale and threshold were fitted on the calibration scores"
     found, wrong = scores_digest(inputs.scores["calibration"]), []
-    if inputs.calibration.fitted_on != found:
-        of_test = inputs.calibration.fitted_on == scores_digest(inputs.scores["test"])
+    if inputs.calibration.inputs_digest != found:
+        of_test = inputs.calibration.inputs_digest == scores_digest(inputs.scores["test"])
         what = "the test scores" if of_test else "other scores than those of the calibration split"
         wrong.append(f"calibration.json records the digest of {what}")
     held = set(inputs.scores["calibration"].column("patch_id").to_pylist())
@@ -379,7 +382,7 @@ def _calibration_result(inputs: AuditInputs) -> Check:
     calibration, test = inputs.scores["calibration"], inputs.scores["test"]
     if _fits(inputs, calibration):
         return Check(title, "passed", f"Fitted again: threshold {inputs.calibration.threshold:.6g}, and all else.")
-    both = pa.concat_tables([calibration, test])
+    both = pa.concat_tables([calibration, test], promote_options="default")
     source = next(
         (name for name, table in (("test", test), ("calibration and test", both)) if _fits(inputs, table)), ""
     )
@@ -392,8 +395,8 @@ def _calibration_result(inputs: AuditInputs) -> Check:
 
 def _fits(inputs: AuditInputs, scores: pa.Table) -> bool:
     with suppress(VigilError):
-        again = fit_calibration(scores, inputs.calibrate).model_copy(update={"fitted_on": ""})
-        return again == inputs.calibration.model_copy(update={"fitted_on": ""})
+        again = fit_calibration(scores, inputs.calibrate).model_copy(update={"inputs_digest": ""})
+        return again == inputs.calibration.model_copy(update={"inputs_digest": ""})
     return False
 
 
@@ -401,7 +404,7 @@ def _evaluation(inputs: AuditInputs) -> Check:
     title = "The evaluation is of these test scores, at the calibrated threshold"
     images = images_of(inputs.scores["test"])
     calibration, wrong = inputs.calibration, []
-    scores = image_scores(calibration.patch_scores(*images.components), images.patch_image, calibration.reduction)
+    scores = image_scores(calibration.patch_scores(images.components), images.patch_image, calibration.reduction)
     recorded = inputs.evaluation["auroc"]
     both = 0 < int((images.labels == ANOMALOUS).sum()) < len(images.labels)
     again = auroc(images.labels, scores) if both else math.nan

@@ -32,8 +32,9 @@ from vigil.evaluation.audit_record import Audit, headline
 from vigil.evaluation.evaluation import evaluate
 from vigil.evaluation.leakage import AuditInputs, audit_leakage, lineage_checks, shortcut_check, split_checks
 from vigil.files import canonical_json
+from vigil.images.extraction import extract_split
 from vigil.images.manifest import build_manifest
-from vigil.images.shards import PatchShards, extract_split
+from vigil.images.shards import PatchShards
 from vigil.images.splitting import split_images
 from vigil.networks.pair import Pair, PairSpec, build_pair, load_pair, save_pair
 from vigil.records import PATCH_SCORES
@@ -301,7 +302,7 @@ def test_a_threshold_fitted_on_test_is_found_and_refuted(clean: AuditInputs) -> 
     assert "The test scores give it: it was fitted on test data" in audit.checks["calibration_result"].text
 
     # The digest can be written over; the numbers cannot.
-    forged = fitted.model_copy(update={"fitted_on": scores_digest(clean.scores["calibration"])})
+    forged = fitted.model_copy(update={"inputs_digest": scores_digest(clean.scores["calibration"])})
     assert traced(clean, calibration=forged, evaluation=evaluation).leaks == ("calibration_result",)
 
 
