@@ -151,9 +151,9 @@ def promote(
 ) -> PromotionResult:
     """Makes the challenger the champion, if it loads, scores a fixed batch, and keeps the rules.
 
-    Without a champion only `max_fpr` and the leakage audit apply. A challenger that was trained from the champion is also
-    held against it on the test images that were kept with the champion: it must not have forgotten what they ask. A challenger that is
-    the champion already changes nothing, and nothing is recorded.
+    Without a champion only `max_fpr` and the leakage audit apply. A challenger that was trained from the champion is
+    also held against it on the test images that were kept with the champion: it must not have forgotten what they ask.
+    A challenger that is the champion already changes nothing, and nothing is recorded.
 
     Args:
         section: Where the registry is.
