@@ -255,7 +255,13 @@ def read_record(folder: Path) -> BundleRecord:
             f"{path}: expected bundle format version {FORMAT_VERSION}, found {version!r}. "
             f"Open it with the Vigil version that wrote it, or rebuild it with `dvc repro`."
         )
-    found = digest_json({key: value for key, value in content.items() if key != "digest"})
+    try:
+        found = digest_json({key: value for key, value in content.items() if key != "digest"})
+    except ValueError as error:  # a number that is not finite, or half a character
+        raise BundleMismatch(
+            f"{path}: the record was changed after it was written ({error}). Copy the bundle again, or rebuild it with "
+            f"`dvc repro`."
+        ) from error
     if found != content.get("digest"):
         raise BundleMismatch(
             f"{path}: the record was changed after it was written: it names digest {content.get('digest')!r}, its "

@@ -120,6 +120,7 @@ def _read_sealed(path: Path, document: str, version: int) -> dict[str, Any]:
         sealed = {key: value[key] for key in ("kind", "version", "content", "sha256")}
         if not (isinstance(sealed["content"], dict) and isinstance(sealed["sha256"], dict)):
             raise TypeError("content and sha256 must be objects")
+        rendered = _rendered(sealed).encode()  # a number that is not finite or half a character has no rendering
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: not a {document} file ({error!r}). Delete {path.parent} and make it anew."
@@ -130,7 +131,7 @@ def _read_sealed(path: Path, document: str, version: int) -> dict[str, Any]:
             f"Use the release of Vigil that wrote it, or make it anew."
         )
     # Comparing the text, and not only the seal, also catches a changed space or a repeated key.
-    if text != _rendered(sealed).encode():
+    if text != rendered:
         raise CheckpointError(
             f"{path}: the file was changed after it was written. Delete {path.parent} and make it anew."
         )

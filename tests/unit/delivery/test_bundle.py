@@ -88,6 +88,15 @@ def test_a_changed_record_is_refused(bundle: Path) -> None:
         read_record(bundle)
 
 
+@pytest.mark.parametrize("wrong", [r'"\ud800"', "NaN"])
+def test_a_record_with_half_a_character_or_no_number_is_refused(bundle: Path, wrong: str) -> None:
+    path = bundle / "bundle.json"
+    record = read_json(path)
+    path.write_text(path.read_text().replace(f'"{record["digest"]}"', f'{wrong}, "more": {wrong}'))
+    with pytest.raises(BundleMismatch, match=r"bundle\.json: the record was changed after it was written"):
+        read_record(bundle)
+
+
 def test_an_unknown_version_is_refused(bundle: Path) -> None:
     write_json(bundle / "bundle.json", read_json(bundle / "bundle.json") | {"format_version": 2})
     with pytest.raises(BundleMismatch, match="expected bundle format version 1, found 2"):

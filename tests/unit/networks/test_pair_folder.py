@@ -83,6 +83,16 @@ def test_one_changed_byte_anywhere_is_refused(copy, file):
             load_pair(copy)
 
 
+@pytest.mark.parametrize("wrong", [r'"\ud800"', "NaN", "Infinity"])
+def test_a_document_with_half_a_character_or_no_number_is_refused(copy, wrong):
+    document = copy / "pair.json"
+    text = document.read_text()
+    document.write_text(text.replace('"a – b"', wrong))
+    assert document.read_text() != text
+    with pytest.raises(CheckpointError, match=r"pair\.json: not a pair file"):
+        load_pair(copy)
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_a_truncated_file_is_refused(copy, file):
     content = (copy / file).read_bytes()
