@@ -35,7 +35,9 @@ PER_CLASS = 20
 """Images of each class of CIFAR-10 that go through all stages; all 50,000 are counted."""
 
 
-def through_all_stages(data: DataSection, folder: Path, images: int, split: SplitSection) -> dict[str, Counter[str]]:
+def through_all_stages(
+    data: DataSection, folder: Path, images: int, split: SplitSection, validate: ValidateSection | None = None
+) -> dict[str, Counter[str]]:
     """Images by split and kind, before `split`'s bounds; every stage's own contract is held.
 
     The patches are coarse and of few images, to be quick: what a preset cuts is the same, with more of them.
@@ -43,7 +45,7 @@ def through_all_stages(data: DataSection, folder: Path, images: int, split: Spli
     prepare_raw(data)
     manifest = build_manifest(data)
     assert (manifest.num_rows, manifest["fault"].null_count) == (images, images)
-    accepted = validate_manifest(manifest, ValidateSection(), Path(data.root), folder / "report")
+    accepted = validate_manifest(manifest, validate or ValidateSection(), Path(data.root), folder / "report")
     assert accepted.num_rows == images
     everything = split_images(accepted, split).to_pylist()
     splits_of_group = defaultdict(set)
@@ -79,7 +81,8 @@ def test_magnetic_tiles(tmp_path: Path) -> None:
     assert (summary.masks, len(summary.warnings)) == (388, 4)  # four masks are empty, and named
     params = load_params(PRESETS / "magnetic-tile.yaml")
     assert isinstance(params.data, MagneticTileData)
-    counts = through_all_stages(params.data.model_copy(update={"root": root}), tmp_path, 1344, params.split)
+    data = params.data.model_copy(update={"root": root})
+    counts = through_all_stages(data, tmp_path, 1344, params.split, params.validation)
     assert sum((counts[name] for name in SPLITS), Counter()) == {**defects, "normal": 952}
     assert {kind: counts["test"][kind] for kind in defects} == defects
 
