@@ -20,8 +20,9 @@ from vigil.config import (
     RegisterSection,
     ScoreSection,
     SelfSupervisionSection,
+    StartSection,
 )
-from vigil.files import digest_file, digest_folder
+from vigil.files import digest_file, digest_folder, write_json
 from vigil.records import PATCH_SCORES
 from vigil.scoring.reduction import components_of, image_scores, images_of
 from vigil.stages import calibrate, layout, score, train
@@ -49,7 +50,8 @@ def test_fitted_score_of_all_components_from_training_to_calibration(
         (tmp_path / split / "patches").rename(target)
     monkeypatch.chdir(tmp_path)
     patch = PatchSection(channels=1, patch_size_px=32, stride_px=32)
-    train.run(patch, MODEL, train_section(epochs=1.0), RegisterSection())
+    write_json(layout.START / "start.json", {"parent": None})  # as the start stage does from scratch
+    train.run(patch, MODEL, StartSection(), train_section(epochs=1.0), RegisterSection())
     scoring = ScoreSection(stamped_patches=20, device="cpu")
     score.run(scoring)
     calibrate.run(CalibrateSection(score="fitted"))
