@@ -9,6 +9,7 @@ import pickletools
 import stat
 import struct
 import tarfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -145,6 +146,10 @@ def _checked_name(where: str, name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise DataError(f"{where}: the member's path leads out of the archive; refused")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where!a}: the member's name is not valid UTF-8; pack the archive anew") from error
     return path
 
 
@@ -171,8 +176,10 @@ def read_batch(content: bytes, where: str) -> dict[str, Any]:
         DataError: The pickle is damaged, is no dictionary, or names anything else than NumPy's array reconstruction.
     """
     try:
-        _check_memo(content)
-        found = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python warns of strange escapes in the texts of protocol 0
+            _check_memo(content)
+            found = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
     # The unpickler is a small machine driven by the file: damaged input may end it with any of these.

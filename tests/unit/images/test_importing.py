@@ -24,6 +24,7 @@ from vigil.images.importing import import_data
 from vigil.images.manifest import build_manifest
 from vigil.images.raw import prepare_raw
 from vigil.images.readers import cifar10, read_rows
+from vigil.images.readers.rows import members_of
 from vigil.images.source import open_image
 
 
@@ -167,6 +168,23 @@ def test_a_pickle_that_claims_memory_by_a_huge_number_is_refused(store: bytes) -
     """The unpickler would make a list of twice that length, however short the file is."""
     with pytest.raises(DataError, match=r"x: the pickle stores an object under the number (67108863|-1); refused"):
         archives.read_batch(b"\x80\x02}" + store + b".", "x")
+
+
+def test_a_strange_escape_in_a_pickle_is_no_warning() -> None:
+    assert archives.read_batch(b"(dS'a'\nS'\\d'\ns.", "x") == {"a": b"\\d"}
+
+
+def test_a_member_whose_name_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    content = archive_of(tmp_path / "c.tar", {"cat/0123456789.png": png()}, "w").read_bytes()
+    head = bytearray(content[:512])
+    head[4] = 0xFF
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    (tmp_path / "c.tar").write_bytes(head + content[512:])
+    with pytest.raises(DataError, match="the member's name is not valid UTF-8"):
+        import_data("cifar10", tmp_path / "c.tar", tmp_path / "raw")
+    with pytest.raises(DataError, match=r"c.tar: not a readable uncompressed tar \(.*surrogates not allowed"):
+        members_of(tmp_path / "c.tar")
 
 
 def test_batches_written_by_python_3_are_read_too() -> None:

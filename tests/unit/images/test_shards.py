@@ -393,9 +393,11 @@ def test_a_record_that_was_changed_is_not_believed(raw: RawSet, tmp_path: Path) 
         PatchShards.open(tmp_path / "test").digest  # noqa: B018 - a property that reads
     raw.extract(tmp_path / "test")
     assert digest_folder(tmp_path / "test") == whole
-    record.write_text("[]")
-    with pytest.raises(DataError, match=r"bucket-\d+.json: damaged, or written by another version"):
-        PatchShards.open(tmp_path / "test").digest  # noqa: B018 - a property that reads
+    whole_record = record.read_text()
+    for damage in ("[]", whole_record.replace("40", "NaN", 1), whole_record.replace("image-", "\\ud800-", 1)):
+        record.write_text(damage)
+        with pytest.raises(DataError, match=r"bucket-\d+.json: damaged, or written by another version"):
+            PatchShards.open(tmp_path / "test").digest  # noqa: B018 - a property that reads
 
 
 @pytest.mark.parametrize("header", [b"{'descr': ((((", b"{'descr': '|u1', 'shape': (1, 'a'), 'fortran_order': False}"])

@@ -124,6 +124,7 @@ def members_of(archive: Path) -> list[Member]:
                     continue
                 if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
                     raise DataError(f"{archive}::{info.name}: not a plain file; import the data set again")
+                info.name.encode()  # raises where it is no UTF-8, which no table can hold
                 members.append(Member(info.name, info.offset_data, info.size))
     except FileNotFoundError as error:
         raise DataError(f"{archive}: archive not found; import the data set again") from error
