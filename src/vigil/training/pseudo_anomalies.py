@@ -553,7 +553,8 @@ def _hue_light_chroma(colours: Array) -> tuple[Array, Array, Array]:
 
 def _light(colours: Array) -> Array:
     """[..., C] -> the mean of the channels [...], lightness in [0, 1]."""
-    return np.asarray(reduce(np.add, (colours[..., k] for k in range(colours.shape[-1]))) / colours.shape[-1], np.float32)
+    channels = colours.shape[-1]
+    return np.asarray(reduce(np.add, (colours[..., k] for k in range(channels))) / channels, np.float32)
 
 
 def _look_up(table: Array, hue: Array, light: Array) -> Array:
