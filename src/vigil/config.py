@@ -481,7 +481,7 @@ class TrainSection(Section):
     """`reconstruct`: the paper's, G copies normal patches. `restore`: G removes pseudo-anomalies (beyond the paper)."""
     pseudo_anomalies: PseudoAnomalySection = PseudoAnomalySection()
     generator_share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of each batch that the generator works on; below 1, time goes to a pointing decoder that sees the patch
+    """Share of the batches in which the generator plays; below 1, time goes to a pointing decoder that sees the patch
     alone, or to the self-supervised trunk."""
     horizontal_flip: bool = False
     quarter_turns: bool = False

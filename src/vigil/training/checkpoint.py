@@ -37,10 +37,10 @@ class RunState:
     images_seen: int = 0
     rows: list[StepRecord] = field(default_factory=list)
     """All finished intervals."""
-    interval_steps: int = 0
-    """Steps of the interval that is under way."""
     interval_sums: dict[str, float] = field(default_factory=dict)
-    """Sums of its losses and norms."""
+    """Sums of the losses and norms of the interval that is under way."""
+    interval_steps: dict[str, int] = field(default_factory=dict)
+    """How many steps measured each of them."""
 
 
 def save_checkpoint(folder: Path, run: dict[str, Any], players: Players[Any], state: RunState) -> None:

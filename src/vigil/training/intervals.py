@@ -38,25 +38,35 @@ class Clock:
 
 
 def add_step(state: RunState, losses: StepLosses) -> None:
-    """Adds one step's numbers to the interval's sums."""
-    values: dict[str, float] = dataclasses.asdict(losses)
-    for key, value in values.items():
-        state.interval_sums[key] = state.interval_sums.get(key, 0.0) + value
-    state.interval_steps += 1
+    """Adds what one step measured to the interval's sums."""
+    for field in dataclasses.fields(losses):
+        if field.name == "left_out":
+            continue
+        counts = field.name not in losses.left_out
+        value = getattr(losses, field.name) if counts else 0.0
+        state.interval_sums[field.name] = state.interval_sums.get(field.name, 0.0) + value
+        state.interval_steps[field.name] = state.interval_steps.get(field.name, 0) + counts
 
 
 def finish_interval(state: RunState, clock: Clock, total_images: int, device: torch.device) -> StepRecord:
-    """Turns the interval's sums into its row and starts the next interval."""
+    """Turns the interval's sums into its row and starts the next interval.
+
+    What no step of the interval measured is as in the row before.
+    """
     rate = clock.images_per_s(state.images_seen)
+    means = {
+        key: total / state.interval_steps[key] if state.interval_steps[key] else getattr(state.rows[-1], key)
+        for key, total in state.interval_sums.items()
+    }
     row = StepRecord(
         images_seen=state.images_seen,
-        **{key: total / state.interval_steps for key, total in state.interval_sums.items()},
+        **means,
         images_per_s=rate,
         memory_mib=_memory_mib(device),
         eta_s=(total_images - state.images_seen) / rate,
     )
     state.rows.append(row)
-    state.interval_steps, state.interval_sums = 0, {}
+    state.interval_steps, state.interval_sums = {}, {}
     return row
 
 

@@ -139,6 +139,21 @@ class StepLosses:
     generator_gradient_norm: float = 0.0
     pointing_loss: float = 0.0
     self_supervised_loss: float = 0.0
+    left_out: frozenset[str] = frozenset()
+    """Fields that this step did not measure, because it was not that player's turn; they do not count in means."""
+
+
+OF_THE_GAME = frozenset(
+    {
+        "discriminator_loss",
+        "generator_loss",
+        "adversarial_loss",
+        "contextual_loss",
+        "latent_loss",
+        "generator_gradient_norm",
+    }
+)
+"""What is measured only where the generator plays."""
 
 
 @dataclass(slots=True)
@@ -155,7 +170,8 @@ def make_players(pair: AnyPair, train: TrainSection) -> Players[AnyPair]:
 
     def optimizer(network: nn.Module) -> Optimizer:
         if train.optimizer == "adam":
-            return torch.optim.Adam(network.parameters(), train.learning_rate, train.betas)
+            # One kernel over all weights: on a CPU a quarter of the time of the unfused form, or less.
+            return torch.optim.Adam(network.parameters(), train.learning_rate, train.betas, fused=True)
         return torch.optim.SGD(network.parameters(), train.learning_rate, momentum=train.betas[0])
 
     return Players(pair, {name: optimizer(network) for name, network in pair.networks().items()}, train)
@@ -172,19 +188,26 @@ def set_learning_rate(players: Players[AnyPair], train: TrainSection, progress: 
 
 
 def pair_step(fabric: Fabric, players: Players[DenseSkipGan], batch: Batch) -> StepLosses:
-    """Both players of the paper's pair once: the discriminator, then the generator.
+    """Both players of the paper's pair once: the discriminator, then the generator where it is its turn.
 
     Raises:
         TrainingDiverged: As the steps of the two.
     """
     x, corruption, train = batch.patches, batch.corruption, players.train
+    if not generator_plays(batch.images_seen // train.batch_size, train.generator_share):
+        d = discriminator_step(fabric, players, x, None, train.weights, corruption, batch.views)
+        return StepLosses(
+            discriminator_gradient_norm=d.gradient_norm,
+            pointing_loss=d.pointing,
+            self_supervised_loss=d.self_supervision,
+            left_out=OF_THE_GAME,
+        )
     with fabric.autocast():
-        played = math.ceil(train.generator_share * len(x))
-        reconstruction = players.pair.generator((x if corruption is None else corruption.patches)[:played])
+        reconstruction = players.pair.generator(x if corruption is None else corruption.patches)
     wasserstein = train.adversarial == "wasserstein_gp"
-    penalty = Penalty(batch.uniform("gradient penalty", played), train.gradient_penalty) if wasserstein else None
+    penalty = Penalty(batch.uniform("gradient penalty", len(x)), train.gradient_penalty) if wasserstein else None
     d = discriminator_step(fabric, players, x, reconstruction, train.weights, corruption, batch.views, penalty)
-    g = generator_step(fabric, players, x[:played], reconstruction, train.weights, wasserstein=wasserstein)
+    g = generator_step(fabric, players, x, reconstruction, train.weights, wasserstein=wasserstein)
     return StepLosses(
         discriminator_loss=d.adversarial,
         generator_loss=g.loss,
@@ -198,11 +221,19 @@ def pair_step(fabric: Fabric, players: Players[DenseSkipGan], batch: Batch) -> S
     )
 
 
+def generator_plays(turn: int, share: float) -> bool:
+    """Whether the generator has a part in this batch, the `turn`-th from 0: in the first one, and in `share` of all.
+
+    Whole batches rather than a part of each: small batches cost nearly as much as large ones.
+    """
+    return math.ceil((turn + 1) * share) > math.ceil(turn * share)
+
+
 def discriminator_step(
     fabric: Fabric,
     players: Players[DenseSkipGan],
     x: Tensor,
-    reconstruction: Tensor,
+    reconstruction: Tensor | None,
     weights: LossWeights,
     corruption: Corruption | None = None,
     views: Views | None = None,
@@ -218,7 +249,8 @@ def discriminator_step(
 
     Args:
         x: Normal patches [B, C, P, P] in [-1, 1].
-        reconstruction: x^ of the first patches of x, or of all; no gradient flows back to the generator.
+        reconstruction: x^ of the same shape; no gradient flows back to the generator. None where it does not play in
+            this batch: then the verdict is left as it is, and the discriminator needs another task.
         weights: w1, w2, w3 and the weight of pointing.
         corruption: Of all of x; needed where the discriminator points.
         views: Of x; needed where the discriminator has a self-supervised trunk.
@@ -227,23 +259,21 @@ def discriminator_step(
     Raises:
         TrainingDiverged: The loss or the gradient's norm is not finite; the discriminator has not moved.
     """
-    discriminator, reconstruction = players.pair.discriminator, reconstruction.detach()
+    discriminator = players.pair.discriminator
+    reconstruction = None if reconstruction is None else reconstruction.detach()
     adversarial = pointing = self_supervision = x.new_zeros(())
     judges_only = discriminator.pointing is None and discriminator.self_supervision is None
-    if judges_only or weights.adversarial or weights.latent:
+    if reconstruction is not None and (judges_only or weights.adversarial or weights.latent):
         with fabric.autocast():
-            logits = discriminator(torch.cat([x[: len(reconstruction)], reconstruction])).logits
+            logits = discriminator(torch.cat([x, reconstruction])).logits
         if penalty is None:
             adversarial = adversarial_discriminator_loss(*logits.chunk(2))
         else:
-            steepness = gradient_penalty(
-                lambda u: discriminator(u).logits, x[: len(reconstruction)], reconstruction, penalty.mix
-            )
+            steepness = gradient_penalty(lambda u: discriminator(u).logits, x, reconstruction, penalty.mix)
             adversarial = wasserstein_discriminator_loss(*logits.chunk(2)) + penalty.weight * steepness
     if discriminator.pointing is not None and corruption is not None:
         with fabric.autocast():
-            restored = reconstruction if len(reconstruction) == len(x) else None
-            pointed = discriminator.pointing(corruption.patches, restored)
+            pointed = discriminator.pointing(corruption.patches, reconstruction)
         pointing = pointing_loss(pointed, corruption.anomalous)
     if discriminator.self_supervision is not None and views is not None:
         with fabric.autocast():
