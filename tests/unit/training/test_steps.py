@@ -1,7 +1,9 @@
 """One step of each player: who moves, who does not, and what stops the run."""
 
 import copy
+import math
 
+import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -10,7 +12,16 @@ from tests.unit.training.make_patches import SPEC, train_section
 from vigil.config import LossWeights
 from vigil.errors import TrainingDiverged
 from vigil.networks.pair import build_pair
-from vigil.training.steps import discriminator_step, generator_step, make_players
+from vigil.training.steps import (
+    OF_THE_GAME,
+    Batch,
+    Corruption,
+    discriminator_step,
+    generator_plays,
+    generator_step,
+    make_players,
+)
+from vigil.training.systems import training_step
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +134,39 @@ def test_a_gradient_that_is_not_finite_stops_a_step_whose_loss_is(fabric, x):
     with pytest.raises(TrainingDiverged, match=r"generator step: .* found gradient_norm = (inf|nan);"):
         generator_step(fabric, p, x, reconstruction, LossWeights())
     assert equal(before, dict(p.pair.generator.named_parameters())) == list(before)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.3, 0.125, 0.01])
+def test_the_generator_plays_first_and_then_in_its_share_of_the_batches(share):
+    turns = [generator_plays(turn, share) for turn in range(1000)]
+    assert turns[0]
+    assert sum(turns) == pytest.approx(1000 * share, abs=1)
+    gaps = np.diff(np.flatnonzero(turns))
+    assert set(gaps) <= {math.floor(1 / share), math.ceil(1 / share)}
+
+
+def test_a_step_without_the_generator_moves_the_pointing_decoder_alone(fabric, x):
+    spec = SPEC.model_copy(
+        update={
+            "model": SPEC.model.model_copy(update={"pointing": True, "pointing_sees": "patch", "pointing_width": 4})
+        }
+    )
+    weights = LossWeights(adversarial=0.0, latent=0.0)
+    p = make_players(
+        build_pair(spec, 0).train(),
+        train_section(objective="restore", generator_share=0.25, weights=weights.model_dump()),
+    )
+    before = state(p.pair)
+    marked = torch.zeros(4, 32, 32, dtype=torch.bool)
+    marked[:, 8:16, 8:16] = True
+    batch = Batch(x, Corruption(x.flip(-1), marked), None, seed=0, images_seen=p.train.batch_size, process=0)
+    losses = training_step(fabric, p, batch)
+    moved = {key for key, value in p.pair.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved
+    assert all(".pointing." in key for key in moved)
+    assert losses.left_out == OF_THE_GAME
+    assert losses.pointing_loss > 0 < losses.discriminator_gradient_norm
+    # In its turn it moves as well.
+    first = training_step(fabric, p, batch._replace(images_seen=0))
+    assert first.contextual_loss > 0 == len(first.left_out)
+    assert not torch.equal(p.pair.state_dict()["generator.output.weight"], before["generator.output.weight"])
