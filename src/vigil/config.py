@@ -20,6 +20,12 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
+def _added(default: Any) -> Any:
+    """The default of a key that came after pairs were released: it is left out of what is written where it has this
+    value, so that their bytes and digests stay what they were."""
+    return Field(default=default, exclude_if=lambda value: value == default)
+
+
 class Section(BaseModel):
     """A strict, frozen group of settings; an unknown key is an error."""
 
@@ -268,10 +274,45 @@ class MemorySection(Section):
     """The most training patches that it is fitted on, a seeded choice."""
 
 
-class ModelSection(Section):
-    """The generator/discriminator pair of arXiv 2211.13808."""
+SystemName = Literal[
+    "dense_skip_gan",
+    "anogan",
+    "egbad",
+    "ganomaly",
+    "skip_ganomaly",
+    "dagan",
+    "unet_autoencoder",
+    "patch_svdd",
+]
 
-    name: Literal["dense_skip_gan"] = "dense_skip_gan"
+
+class LatentSearchSection(Section):
+    """AnoGAN's search for the latent vector whose image is most like a patch, made whenever a patch is scored."""
+
+    steps: Annotated[int, Field(ge=1)] = 500
+    """The published number; the time of scoring is proportional to it."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    """Of Adam."""
+    discrimination_weight: Fraction = 0.1
+    """lambda: weight of the discrimination loss; the residual loss has the rest."""
+
+
+class PatchSvddSection(Section):
+    """Patch-SVDD's memory."""
+
+    remembered: Annotated[int, Field(ge=1)] = 2000
+    """Embeddings of each size of window that are kept of the training patches, a seeded choice."""
+
+
+class ModelSection(Section):
+    """The generator/discriminator pair of arXiv 2211.13808, or a system that it is compared with.
+
+    Every system reads `base_width`, `max_width`, `discriminator_width` and `feature_channels` as far as it has such
+    layers, and U-shaped ones `depth`. Skips, attention, spectral normalisation, pointing, the self-supervised trunk and
+    `memory` belong to `dense_skip_gan` alone.
+    """
+
+    name: SystemName = "dense_skip_gan"
     base_width: Annotated[int, Field(ge=4)] = 16
     """Channels of the generator's first level; each level below has twice as many."""
     depth: Annotated[int, Field(ge=2, le=7)] = 4
@@ -296,6 +337,22 @@ class ModelSection(Section):
     quarter turns; 8 both. Training must show such views: `train.horizontal_flip`, `train.quarter_turns`."""
     self_supervision: SelfSupervisionSection = SelfSupervisionSection()
     memory: MemorySection = MemorySection()
+    latent_channels: Annotated[int, Field(ge=1)] = _added(100)
+    """Channels of the latent vector of AnoGAN, EGBAD, GANomaly, and of DAGAN's discriminator."""
+    latent_search: LatentSearchSection = _added(LatentSearchSection())
+    patch_svdd: PatchSvddSection = _added(PatchSvddSection())
+
+    @model_validator(mode="after")
+    def _beyond_the_paper_alone(self) -> ModelSection:
+        on = {"pointing": self.pointing, "self_supervision.enabled": self.self_supervision.enabled}
+        on["memory.enabled"] = self.memory.enabled
+        wrong = [key for key, value in on.items() if value]
+        if wrong and self.name != "dense_skip_gan":
+            raise ValueError(
+                f"{' and '.join(wrong)}: on, but the model is '{self.name}', and these belong to 'dense_skip_gan' "
+                f"alone; switch them off"
+            )
+        return self
 
     @model_validator(mode="after")
     def _memory_has_features(self) -> ModelSection:
@@ -308,7 +365,7 @@ class ModelSection(Section):
 
 
 class LossWeights(Section):
-    """w1, w2, w3 of Eq. (5), arXiv 2211.13808."""
+    """w1, w2, w3 of Eq. (5), arXiv 2211.13808; of a baseline, what it has of such terms (`training.systems`)."""
 
     adversarial: Annotated[float, Field(ge=0)] = 1.0
     contextual: Annotated[float, Field(ge=0)] = 40.0
@@ -415,6 +472,11 @@ class TrainSection(Section):
     schedule: Literal["constant", "linear"] = "constant"
     """`linear`: the rate rises over the first 2 % of the budget and falls to a twentieth over its last 70 %."""
     weights: LossWeights = LossWeights()
+    adversarial: Literal["log", "wasserstein_gp"] = _added("log")
+    """`log`: Eq. (2) of the paper. `wasserstein_gp`: the Wasserstein loss with a gradient penalty in its place; of
+    `dense_skip_gan` alone."""
+    gradient_penalty: Annotated[float, Field(ge=0)] = _added(10.0)
+    """Weight of the penalty; used where `adversarial` is `wasserstein_gp`."""
     objective: Literal["reconstruct", "restore"] = "reconstruct"
     """`reconstruct`: the paper's, G copies normal patches. `restore`: G removes pseudo-anomalies (beyond the paper)."""
     pseudo_anomalies: PseudoAnomalySection = PseudoAnomalySection()
@@ -487,12 +549,15 @@ class ReductionSection(Section):
 class CalibrateSection(Section):
     """From components to a score, and from scores to a threshold. Sees calibration data only."""
 
-    score: Literal["eq6", "map_peak", "self_supervision", "memory", "fitted"] = "eq6"
+    score: Literal["eq6", "map_peak", "self_supervision", "memory", "published", "fitted"] = "eq6"
     """`eq6`: A = eta A_G + (1 - eta) A_D, the paper's. `map_peak`: how anomalous the map is at its highest.
+    `published`: a baseline's score as its own description defines it.
     `self_supervision`: how unsure the trunk is of the patch's turn. `memory`: how far the patch is from normal training
     patches. `fitted`: a weighted sum of standardised components; its weights are learned on the calibration anomalies
     or, where there are none, on `score.stamped_patches`."""
-    components: tuple[Literal["contextual", "latent", "map_peak", "self_supervision", "memory"], ...] | None = None
+    components: (
+        tuple[Literal["contextual", "latent", "map_peak", "self_supervision", "memory", "published"], ...] | None
+    ) = None
     """What `fitted` weighs; None: all that the pair has."""
     eta: Fraction | Literal["fit"] = 0.9
     """Weight of A_G in Eq. (6); `fit` chooses it by AUROC on calibration data, which must then hold anomalies."""
@@ -548,6 +613,8 @@ class PromoteSection(Section):
     """The challenger's false-positive rate may be at most this."""
 
 
+_WITHOUT_FEATURES = ("unet_autoencoder", "patch_svdd")
+"""Systems that have no A_D of Eq. (6), or neither of its parts."""
 _NEEDED_BY_VIEWS = {
     1: (),
     2: ("horizontal_flip",),
@@ -581,6 +648,12 @@ class Params(Section):
                 f"patch.patch_size_px ({self.patch.patch_size_px}) is not a multiple of 2**model.depth "
                 f"({2**self.model.depth}); lower model.depth"
             )
+        names = {candidate_sections(self.model, self.train, c)[0].name for c in self.train.candidates}
+        if len(names) > 1:
+            raise ValueError(
+                f"the candidates are of the systems {sorted(names)}, whose scores and losses cannot be compared on "
+                f"normal patches; run each system on its own"
+            )
         for candidate in self.train.candidates:
             model, train = candidate_sections(self.model, self.train, candidate)
             if model.pointing and train.objective != "restore":
@@ -594,6 +667,7 @@ class Params(Section):
                         f"candidate '{candidate.name}': model.pointing_views is {model.pointing_views}, but "
                         f"train.{key} is off, so that the decoder never saw such views; set it to true"
                     )
+            self._check_system(candidate.name, model, train)
             alone = model.pointing_sees == "patch" if model.pointing else model.self_supervision.enabled
             needed = {"self_supervision": model.self_supervision.enabled, "memory": model.memory.enabled}
             if not needed.get(self.calibrate.score, True):
@@ -608,6 +682,26 @@ class Params(Section):
                 )
         return self
 
+    def _check_system(self, candidate: str, model: ModelSection, train: TrainSection) -> None:
+        """What the paper's pair has and the baselines have not, and the other way round."""
+        own = model.name == "dense_skip_gan"
+        refused = {
+            "train.objective": (train.objective, not own and train.objective == "restore", "'reconstruct'"),
+            "train.adversarial": (train.adversarial, not own and train.adversarial != "log", "'log'"),
+            "calibrate.score": (
+                self.calibrate.score,
+                (own and self.calibrate.score == "published")
+                or (model.name in _WITHOUT_FEATURES and self.calibrate.score == "eq6"),
+                "'eq6'" if own else "'published'",
+            ),
+        }
+        for key, (found, wrong, instead) in refused.items():
+            if wrong:
+                raise ValueError(
+                    f"candidate '{candidate}': {key} is '{found}', which model.name '{model.name}' does not have; set "
+                    f"it to {instead}"
+                )
+
 
 def candidate_sections(
     model: ModelSection, train: TrainSection, candidate: Candidate
@@ -617,7 +711,8 @@ def candidate_sections(
     Raises:
         ConfigError: An override names no key of `model` or `train`, or has a value that the key refuses.
     """
-    sections = {"model": model.model_dump(), "train": train.model_dump(exclude={"candidates"})}
+    sections = {"model": _values(model), "train": _values(train)}
+    del sections["train"]["candidates"]
     for dotted, value in candidate.overrides.items():
         head, *path = dotted.split(".")
         target: Any = sections.get(head)
@@ -630,6 +725,11 @@ def candidate_sections(
         return ModelSection.model_validate(sections["model"]), TrainSection.model_validate(sections["train"])
     except ValidationError as error:
         raise ConfigError(explain(error, f"train.candidates.{candidate.name}.overrides")) from error
+
+
+def _values(section: Section) -> dict[str, Any]:
+    """Every key of a section and of those in it, also those that `model_dump` leaves out."""
+    return {name: _values(value) if isinstance(value, Section) else value for name, value in section}
 
 
 def with_values(patch: PatchSection, values: Mapping[str, Any]) -> PatchSection:

@@ -44,6 +44,8 @@ class TableType:
     schema: pa.Schema
     optional: tuple[pa.Field, ...] = ()
     """Columns that may follow, each or none; the same rules hold for them."""
+    leavable: tuple[str, ...] = ()
+    """Columns of the schema that a table may lack, as one whose maker has no such thing."""
 
     def write(self, path: Path, table: pa.Table) -> None:
         """Writes `table` (this type's columns, cast to its types), aside then renamed.
@@ -69,8 +71,10 @@ class TableType:
                 pq.write_table(self._schema_of([]).with_metadata(metadata).empty_table(), new, compression="zstd")
 
     def _schema_of(self, names: Collection[str]) -> pa.Schema:
-        """The columns of a table that has these; optional ones only where they are named."""
-        return pa.schema([*self.schema, *(field for field in self.optional if field.name in names)])
+        """The columns of a table that has these; optional and leavable ones only where they are named."""
+        possible = [*self.schema, *self.optional]
+        needed = set(self.schema.names) - set(self.leavable)
+        return pa.schema([field for field in possible if field.name in needed or field.name in names])
 
     def field(self, name: str) -> pa.Field:
         """One column, required or optional.
@@ -240,13 +244,16 @@ PATCH_SCORES = TableType(
             _required("map_peak", pa.float64()),  # maximum of the smoothed anomaly map of the patch
         ]
     ),
-    # Of pairs that have a self-supervised trunk or a memory.
+    # Of pairs that have a self-supervised trunk or a memory, and of the baselines.
     (
         _required("self_supervision", pa.float64()),  # nats: mean of -log p of the turn over the four turns
         _required("memory", pa.float64()),  # distance from normal training patches; about 1 on normal patches
+        _required("published", pa.float64()),  # a baseline's score as its own description defines it
     ),
+    # Of systems that reconstruct nothing or have no features.
+    ("contextual", "latent"),
 )
-COMPONENTS = ("contextual", "latent", "map_peak", "self_supervision", "memory")
+COMPONENTS = ("contextual", "latent", "map_peak", "self_supervision", "memory", "published")
 """The columns of PATCH_SCORES of which a score can be made, in this order."""
 
 KEPT = TableType(

@@ -46,7 +46,7 @@ class Calibration(Section):
     """A fitted calibration, as it lies in `models/calibration.json` and in the bundle."""
 
     version: Literal[1] = 1
-    score: Literal["eq6", "map_peak", "self_supervision", "memory", "fitted"]
+    score: Literal["eq6", "map_peak", "self_supervision", "memory", "published", "fitted"]
     eta: float | None = Field(ge=0, le=1)
     """Weight of A_G in Eq. (6); null where the score is another."""
     eta_fitted: bool
@@ -224,13 +224,15 @@ def _patch_scores(
 ) -> Scores:
     if score == "fitted":
         return fitted_score(components, weighted)
+    needed = ("contextual", "latent") if eta is not None else (score,)
+    missing = [name for name in needed if name not in components]
+    if missing:
+        raise CalibrationError(
+            f"the score is '{score}', and the pair has no such component as {missing} (it has {sorted(components)}); "
+            f"switch it on under model and train, or choose another calibrate.score"
+        )
     if eta is not None:
         return weighted_score(components["contextual"], components["latent"], eta)
-    if score not in components:
-        raise CalibrationError(
-            f"the score is '{score}', and the pair has no such component (it has {sorted(components)}); switch it on "
-            f"under model and train, or choose another calibrate.score"
-        )
     return finite(np.asarray(components[score], np.float64), f"component '{score}'")
 
 
@@ -265,7 +267,7 @@ def _weighted(
         normal, anomalous = items[images.labels == NORMAL], items[images.labels == ANOMALOUS]
     else:
         stamped = components_of(patches.filter(pc.equal(patches.column("source"), "stamped")))
-        if not len(stamped["contextual"]):
+        if not len(stamped["map_peak"]):
             raise CalibrationError(
                 "calibrate.score is 'fitted', and calibration holds neither anomalies nor patches with "
                 "pseudo-anomalies; set score.stamped_patches (1000, say) or raise split.calibration_anomaly_fraction"

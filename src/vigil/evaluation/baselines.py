@@ -101,7 +101,7 @@ def untrained_scores(
     An image's score is that of its most distant grid patch.
 
     Args:
-        spec: Of the pair that was trained; the baseline has the same architecture.
+        spec: Of what was trained; the baseline is the discriminator of the paper's pair with the same widths.
         test: The images to score.
         train: Normal patches.
         seed: Of the weights and of the sample.
@@ -110,7 +110,8 @@ def untrained_scores(
     Returns:
         The image ids, and their scores, [M].
     """
-    discriminator = build_pair(spec, seed).discriminator.to(device).eval()
+    of_pair = spec.model_copy(update={"model": spec.model.model_copy(update={"name": "dense_skip_gan"})})
+    discriminator = build_pair(of_pair, seed).networks()["discriminator"].to(device).eval()
     fitted = LedoitWolf().fit(_features(discriminator, train, _sample(train, _FITTED_PATCHES, seed), device))
     rows = test.rows_of("grid")
     distances = fitted.mahalanobis(_features(discriminator, test, rows, device))

@@ -18,7 +18,7 @@ _POWER_ITERATIONS = 30
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
     """Draws all parameters of `network` anew; nothing is left as the constructors made it.
 
-    Convolutions and linear layers: He's normal distribution (fan-in, for LeakyReLU), biases zero. Position encodings:
+    Convolutions (also transposed ones) and linear layers: He's normal distribution (fan-in, for LeakyReLU), biases zero. Position encodings:
     normal with variance 1 / depth, as in attention-augmented convolutions. Group norms: scale 1, shift 0.
     Spectral norms start from fresh vectors with several power iterations, so that they fit the new weights.
 
@@ -27,7 +27,7 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
     """
     seen: set[int] = set()
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             seen |= _initialize_layer(module, generator)
         elif isinstance(module, nn.GroupNorm):
             nn.init.ones_(module.weight)
@@ -42,7 +42,7 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
         raise TypeError(f"parameters without a rule for their starting values: {unknown}")
 
 
-def _initialize_layer(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> set[int]:
+def _initialize_layer(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, generator: torch.Generator) -> set[int]:
     norm = _spectral_norm_of(layer)
     weight = layer.weight if norm is None else cast(nn.Parameter, norm.original)
     nn.init.kaiming_normal_(weight, LEAK, generator=generator)

@@ -10,21 +10,25 @@ import math
 import torch
 from torch import Tensor
 
-from vigil.networks.pair import PairOutputs
+from vigil.networks.system import PairOutputs
 
 _WINDOW_PX = 11
 _PEAK_SHARE = 0.005
 
 
 def anomaly_map(x: Tensor, outputs: PairOutputs) -> Tensor:
-    """The smoothed map of each patch, [B, P, P] float32: what the pair points at, or the residual where it cannot.
+    """The map of each patch, [B, P, P] float32: the system's own, or smoothed what the pair points at, or the residual.
 
     Args:
         x: The patches [B, C, P, P] in [-1, 1].
         outputs: What the pair made of them.
     """
-    pointing = outputs.pointing
-    return smooth(residual_map(x, outputs.reconstruction) if pointing is None else torch.sigmoid(pointing))
+    if outputs.anomaly_map is not None:
+        return outputs.anomaly_map
+    if outputs.pointing is not None:
+        return smooth(torch.sigmoid(outputs.pointing))
+    assert outputs.reconstruction is not None, "a system without a map of its own reconstructs"
+    return smooth(residual_map(x, outputs.reconstruction))
 
 
 def map_peak(maps: Tensor, outputs: PairOutputs) -> Tensor:
@@ -34,7 +38,7 @@ def map_peak(maps: Tensor, outputs: PairOutputs) -> Tensor:
     needs, would pass over thin objects.
 
     Args:
-        maps: The smoothed maps [B, P, P].
+        maps: Of `anomaly_map`, [B, P, P].
         outputs: What the pair made of the patches.
     """
     if outputs.pointing is None:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from vigil.errors import TrainingDiverged
 from vigil.images.dataset import to_tensor
 from vigil.images.shards import PatchShards
+from vigil.networks.baselines.patch_svdd import SIZES, EmbeddingMemory, windows_a_side
 from vigil.networks.memory import Memory
-from vigil.networks.pair import Pair, remembered_features
+from vigil.networks.pair import Pair
 from vigil.progress import Progress
 from vigil.scoring.scorer import exact_evaluation
 from vigil.seeding import numpy_generator
@@ -37,7 +38,8 @@ def fit_memory(
     """Puts a memory of `patches` into the pair, if its model has one; does nothing otherwise.
 
     Fitted on a seeded choice of at most `model.memory.fitted_patches` grid patches: the mean, and the covariance
-    shrunk as Ledoit and Wolf (2004) say, so that fewer patches than channels suffice.
+    shrunk as Ledoit and Wolf (2004) say, so that fewer patches than channels suffice. Patch-SVDD's holds embeddings of
+    windows instead, `model.patch_svdd.remembered` of each size, drawn from as many patches.
 
     Args:
         pair: A trained pair; is moved to `device`.
@@ -50,10 +52,12 @@ def fit_memory(
     Raises:
         TrainingDiverged: A feature is not finite, or the features of all patches are equal.
     """
-    if not pair.spec.model.memory.enabled:
+    if not pair.has_memory:
         return
+    memory, model = pair.new_memory(), pair.spec.model
+    most = model.patch_svdd.remembered if isinstance(memory, EmbeddingMemory) else model.memory.fitted_patches
     rows = patches.rows_of("grid")
-    chosen = numpy_generator(seed, "memory").permutation(rows)[: pair.spec.model.memory.fitted_patches]
+    chosen = numpy_generator(seed, "memory").permutation(rows)[:most]
     rehearsed = np.empty(0, np.int64)
     if old is not None:
         count = min(len(old), int(old_share * len(chosen) + 0.5))
@@ -69,11 +73,26 @@ def fit_memory(
             f"the features of {len(features)} training patches have the total variance {spread.tolist()} per slot; a "
             f"memory needs finite features that differ. Lower train.learning_rate, or give more training images."
         )
-    memory = Memory(pair.spec.model, pair.discriminator)
-    for slot in range(features.shape[1]):
-        mean, whitening = _gaussian(features[:, slot])
-        memory.mean[slot], memory.whitening[slot] = torch.from_numpy(mean), torch.from_numpy(whitening)
+    if isinstance(memory, EmbeddingMemory):
+        _remember(memory, features, seed)
+    else:
+        assert isinstance(memory, Memory)
+        for slot in range(features.shape[1]):
+            mean, whitening = _gaussian(features[:, slot])
+            memory.mean[slot], memory.whitening[slot] = torch.from_numpy(mean), torch.from_numpy(whitening)
     pair.memory = memory.to(device)
+
+
+def _remember(memory: EmbeddingMemory, features: NDArray[np.float64], seed: int) -> None:
+    """Fills the memory with embeddings of random windows [N, S, D] of random patches, drawn with replacement."""
+    first = 0
+    for size in SIZES:
+        windows, room = windows_a_side(size) ** 2, getattr(memory, size)
+        draws = numpy_generator(seed, f"remembered {size} windows")
+        of_patch = draws.integers(len(features), size=len(room))
+        of_window = first + draws.integers(windows, size=len(room))
+        room.copy_(torch.from_numpy(features[of_patch, of_window]))
+        first += windows
 
 
 def _gaussian(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -98,7 +117,7 @@ def _features(
         for start in range(0, len(rows), _BATCH):
             here = rows[start : start + _BATCH]
             x = to_tensor(read(here), device).contiguous(memory_format=torch.channels_last)
-            collected.append(remembered_features(pair, x).double().cpu().numpy())
+            collected.append(pair.remembered(x).double().cpu().numpy())
             progress.advance(len(here))
     progress.close()
     return np.concatenate(collected)

@@ -27,29 +27,33 @@ from vigil.errors import ConfigError, ScoreNotFinite
 from vigil.files import canonical_json, digest_file, digest_json, written_aside
 from vigil.images.dataset import to_tensor
 from vigil.images.shards import PatchShards
-from vigil.networks.pair import Pair, pair_outputs
+from vigil.networks.baselines.anogan import AnoGan
+from vigil.networks.pair import Pair, PairOutputs
 from vigil.progress import Progress
 from vigil.records import ANOMALOUS, COMPONENTS, PATCH_SCORES
 from vigil.scoring.anomaly_map import anomaly_map, map_peak
+from vigil.scoring.latent_search import search_latent
 
 FORMAT_VERSION = 1
 
 
 class PatchComponents(NamedTuple):
-    """What the pair says of N patches."""
+    """What the pair says of N patches; None where the system has no such thing."""
 
-    contextual: NDArray[np.float64]
+    contextual: NDArray[np.float64] | None
     """[N]; A_G of Eq. (6), arXiv 2211.13808: mean |x - x^| over channels and pixels in [-1, 1] units."""
-    latent: NDArray[np.float64]
+    latent: NDArray[np.float64] | None
     """[N]; A_D of Eq. (6): mean |f(x) - f(x^)| over features and positions."""
     map_peak: NDArray[np.float64]
     """[N]; how anomalous the anomaly map is at its highest (`anomaly_map.map_peak`)."""
     maps: NDArray[np.float32]
     """[N, P, P]; the smoothed anomaly maps."""
     self_supervision: NDArray[np.float64] | None = None
-    """[N]; nats, the mean over the four turns of -log p of the turn; None where the pair has no such trunk."""
+    """[N]; nats, the mean over the four turns of -log p of the turn."""
     memory: NDArray[np.float64] | None = None
-    """[N]; Mahalanobis distance from the memory over the root of its channels; None where the pair has none."""
+    """[N]; Mahalanobis distance from the memory over the root of its channels."""
+    published: NDArray[np.float64] | None = None
+    """[N]; a baseline's score as its own description defines it."""
 
     def columns(self) -> dict[str, NDArray[np.float64]]:
         """The components that there are, by the names of their columns in records.PATCH_SCORES."""
@@ -87,49 +91,87 @@ def score_patches(
         ScoreNotFinite: A component or a map of a patch is NaN or infinite.
     """
     count, size = len(patches), pair.spec.patch_size_px
-    trunk = pair.discriminator.self_supervision is not None
-    scored = PatchComponents(
-        np.empty(count),
-        np.empty(count),
-        np.empty(count),
-        np.empty((count, size, size), np.float32),
-        np.empty(count) if trunk else None,
-        np.empty(count) if pair.memory is not None else None,
-    )
+    scored: PatchComponents | None = None
     with exact_evaluation(pair.to(device)):
-        for start in range(0, count, batch_size):
+        for start in range(0, max(count, 1), batch_size):  # one batch at least says which components there are
             batch = patches[start : start + batch_size]
             here = slice(start, start + len(batch))
-            filled = np.concatenate([batch, np.repeat(batch[:1], batch_size - len(batch), axis=0)])
-            for values, found in zip(scored, _components(pair, filled, device), strict=True):
-                if values is not None and found is not None:
-                    values[here] = found[: len(batch)].cpu().numpy()
-    for name, values in scored.arrays().items():
-        bad = np.flatnonzero(~np.isfinite(values).reshape(count, -1).all(axis=1))
-        if len(bad):
-            raise ScoreNotFinite(
-                f"patch {bad[0]}: its {name} is not finite ({len(bad)} of {count} patches). The pair's weights are "
-                f"damaged or too large; train again, with a lower train.learning_rate if this comes back."
-            )
+            filling = batch[:1] if len(batch) else np.zeros((1, size, size, pair.spec.channels), np.uint8)
+            filled = np.concatenate([batch, np.repeat(filling, batch_size - len(batch), axis=0)])
+            found = components(pair, to_tensor(filled, device).contiguous(memory_format=torch.channels_last))
+            scored = _empty(found, count) if scored is None else scored
+            for values, of_batch in zip(scored, found, strict=True):
+                if values is not None and of_batch is not None:
+                    values[here] = of_batch[: len(batch)].cpu().numpy()
+    assert scored is not None
+    check_finite(scored)
     return scored
 
 
-def _components(pair: Pair, patches: NDArray[np.uint8], device: torch.device | str) -> tuple[torch.Tensor | None, ...]:
-    """In the order of `PatchComponents`' fields."""
-    x = to_tensor(patches, device).contiguous(memory_format=torch.channels_last)  # a fifth faster on CPU
-    outputs = pair_outputs(pair, x)
-    contextual = (x - outputs.reconstruction).abs().flatten(1).double().mean(dim=1)
-    latent = (outputs.features_x - outputs.features_reconstruction).abs().flatten(1).double().mean(dim=1)
+def check_finite(scored: PatchComponents) -> None:
+    """
+    Raises:
+        ScoreNotFinite: A component or a map of a patch is NaN or infinite.
+    """
+    for name, values in scored.arrays().items():
+        bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+        if len(bad):
+            raise ScoreNotFinite(
+                f"patch {bad[0]}: its {name} is not finite ({len(bad)} of {len(values)} patches). The pair's weights "
+                f"are damaged or too large; train again, with a lower train.learning_rate if this comes back."
+            )
+
+
+def components(pair: Pair, x: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    """The components of x [B, C, P, P] in [-1, 1], in the order of `PatchComponents`' fields, in the pair's mode."""
+    outputs = _outputs(pair, x)
+    contextual, latent = (
+        None if one is None or other is None else (one - other).abs().flatten(1).double().mean(dim=1)
+        for one, other in ((x, outputs.reconstruction), (outputs.features_x, outputs.features_reconstruction))
+    )
     maps = anomaly_map(x, outputs)
-    return contextual, latent, map_peak(maps, outputs).double(), maps, outputs.self_supervision, outputs.memory
+    peak = map_peak(maps, outputs).double()
+    return contextual, latent, peak, maps, outputs.self_supervision, outputs.memory, outputs.published
+
+
+def _outputs(pair: Pair, x: torch.Tensor) -> PairOutputs:
+    if isinstance(pair, AnoGan):  # the one system whose latent vectors have to be searched for
+        return pair.outputs_at(x, search_latent(pair, x))
+    return pair.outputs(x)
+
+
+def _empty(found: tuple[torch.Tensor | None, ...], count: int) -> PatchComponents:
+    """Room for the components of `count` patches, of those kinds that `found` has."""
+    values = (
+        None if v is None else np.empty((count, *v.shape[1:]), np.float64 if v.ndim == 1 else np.float32) for v in found
+    )
+    return PatchComponents(*values)  # type: ignore[arg-type]
 
 
 @contextmanager
 def exact_evaluation(pair: Pair) -> Iterator[None]:
     """Evaluation mode, no gradients, no autocast, no TF32, no kernel chosen by timing."""
-    networks = (pair.generator, pair.discriminator)
+    with kept_modes(pair), exact_arithmetic(pair):
+        pair.eval()
+        yield
+
+
+@contextmanager
+def kept_modes(pair: Pair) -> Iterator[None]:
+    """Puts the networks' former modes back at the end."""
+    networks = list(pair.networks().values())
     modes = [network.training for network in networks]
-    device = next(pair.generator.parameters()).device.type
+    try:
+        yield
+    finally:
+        for network, mode in zip(networks, modes, strict=True):
+            network.train(mode)
+
+
+@contextmanager
+def exact_arithmetic(pair: Pair) -> Iterator[None]:
+    """No gradients, no autocast, no TF32, no kernel chosen by timing."""
+    device = next(pair.parameters()).device.type
     tf32 = torch.backends.cuda.matmul.allow_tf32
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
@@ -137,12 +179,9 @@ def exact_evaluation(pair: Pair) -> Iterator[None]:
         stack.enter_context(torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False))
         try:
             torch.backends.cuda.matmul.allow_tf32 = False
-            pair.eval()
             yield
         finally:
             torch.backends.cuda.matmul.allow_tf32 = tf32
-            for network, mode in zip(networks, modes, strict=True):
-                network.train(mode)
 
 
 # -------------------------------------------------------------------------------------------------------- whole splits
@@ -228,7 +267,7 @@ def device_of(name: str) -> torch.device:
 def pair_digest(pair: Pair) -> str:
     """The SHA-256 over spec, weights and memory: pairs with equal digests give equal scores."""
     sha = hashlib.sha256(canonical_json(pair.spec.model_dump(mode="json")).encode())
-    for part in (pair.generator, pair.discriminator, *([] if pair.memory is None else [pair.memory])):
+    for part in (*pair.networks().values(), *([] if pair.memory is None else [pair.memory])):
         for name, tensor in sorted(part.state_dict().items()):
             sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -305,7 +344,8 @@ def _with_components(part: pa.Table, components: Mapping[str, Any]) -> pa.Table:
     """Rows of a patch index as rows of records.PATCH_SCORES."""
     for name, values in components.items():
         part = part.append_column(PATCH_SCORES.field(name), values)
-    return part.select([*PATCH_SCORES.schema.names, *(f.name for f in PATCH_SCORES.optional if f.name in components)])
+    possible = [*PATCH_SCORES.schema.names, *(field.name for field in PATCH_SCORES.optional)]
+    return part.select([name for name in possible if name in part.column_names])
 
 
 def _paths(maps_folder: Path, bucket: int) -> tuple[Path, Path]:

@@ -3,6 +3,8 @@
     <folder>/checkpoint-000000008192/   generator  discriminator  generator_optimizer  discriminator_optimizer
                                         (.safetensors), checkpoint.json (run, images seen, record, checksums)
 
+A system with other networks has two files for each of them, named as they are.
+
 Randomness needs no state: it derives from the seed and the images seen.
 """
 
@@ -41,7 +43,7 @@ class RunState:
     """Sums of its losses and norms."""
 
 
-def save_checkpoint(folder: Path, run: dict[str, Any], players: Players, state: RunState) -> None:
+def save_checkpoint(folder: Path, run: dict[str, Any], players: Players[Any], state: RunState) -> None:
     """Writes the newest checkpoint below `folder`, then removes older ones; one whole checkpoint exists at all times.
 
     Args:
@@ -52,12 +54,9 @@ def save_checkpoint(folder: Path, run: dict[str, Any], players: Players, state: 
     """
     newest = Path(folder) / f"checkpoint-{state.images_seen:012d}"
     pair = players.pair
-    parts = {
-        "generator": pair.generator.state_dict(),
-        "discriminator": pair.discriminator.state_dict(),
-        "generator_optimizer": _flat(pair.generator, players.generator_optimizer),
-        "discriminator_optimizer": _flat(pair.discriminator, players.discriminator_optimizer),
-    }
+    networks = pair.networks()
+    parts: dict[str, Tensors] = {name: network.state_dict() for name, network in networks.items()}
+    parts |= {f"{name}_optimizer": _flat(networks[name], o) for name, o in players.optimizers.items()}
     content = {"run": run, "state": dataclasses.asdict(state)}
     write_weights_folder(newest, _DOCUMENT, CHECKPOINT_VERSION, content, parts)
     for path in _checkpoints(folder):
@@ -65,7 +64,7 @@ def save_checkpoint(folder: Path, run: dict[str, Any], players: Players, state: 
             shutil.rmtree(path)
 
 
-def load_checkpoint(folder: Path, run: dict[str, Any], players: Players) -> RunState | None:
+def load_checkpoint(folder: Path, run: dict[str, Any], players: Players[Any]) -> RunState | None:
     """Puts the newest checkpoint below `folder` into `players`; None where there is none yet.
 
     Raises:
@@ -76,11 +75,9 @@ def load_checkpoint(folder: Path, run: dict[str, Any], players: Players) -> RunS
         return None
     path, content, parts = found
     _load_networks(path, parts, players.pair)
-    for name, network, optimizer in (
-        ("generator_optimizer", players.pair.generator, players.generator_optimizer),
-        ("discriminator_optimizer", players.pair.discriminator, players.discriminator_optimizer),
-    ):
-        _unflatten(network, optimizer, parts.get(name, {}), path / f"{name}.safetensors")
+    for name, network in players.pair.networks().items():
+        file = f"{name}_optimizer"
+        _unflatten(network, players.optimizers[name], parts.get(file, {}), path / f"{file}.safetensors")
     return _state(content)
 
 
@@ -95,8 +92,8 @@ def load_result(folder: Path, run: dict[str, Any], pair: Pair) -> RunState | Non
 
 
 def _load_networks(path: Path, parts: dict[str, Tensors], pair: Pair) -> None:
-    """Copies the weights of both networks into `pair`."""
-    for name, network in (("generator", pair.generator), ("discriminator", pair.discriminator)):
+    """Copies the weights of all networks into `pair`."""
+    for name, network in pair.networks().items():
         load_weights(network, parts.get(name, {}), path / f"{name}.safetensors")
 
 

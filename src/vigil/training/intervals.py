@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import resource
@@ -13,7 +14,7 @@ import torch
 from vigil.training.checkpoint import RunState
 from vigil.training.plan import Plan
 from vigil.training.recorder import Recorder, StepRecord
-from vigil.training.steps import DiscriminatorStep, GeneratorStep
+from vigil.training.steps import StepLosses
 
 _CHANCE = 2 * math.log(2)
 _CHANCE_WIDTH = 0.005
@@ -36,19 +37,9 @@ class Clock:
         return rate
 
 
-def add_step(state: RunState, d: DiscriminatorStep, g: GeneratorStep) -> None:
+def add_step(state: RunState, losses: StepLosses) -> None:
     """Adds one step's numbers to the interval's sums."""
-    values = {
-        "discriminator_loss": d.adversarial,
-        "pointing_loss": d.pointing,
-        "self_supervised_loss": d.self_supervision,
-        "generator_loss": g.loss,
-        "adversarial_loss": g.adversarial,
-        "contextual_loss": g.contextual,
-        "latent_loss": g.latent,
-        "discriminator_gradient_norm": d.gradient_norm,
-        "generator_gradient_norm": g.gradient_norm,
-    }
+    values: dict[str, float] = dataclasses.asdict(losses)
     for key, value in values.items():
         state.interval_sums[key] = state.interval_sums.get(key, 0.0) + value
     state.interval_steps += 1
@@ -89,7 +80,8 @@ class Reporter:
         _log.info("%s", status_line(row, self._plan))
         was_at_chance = stays_at_chance(self._losses)
         self._losses.append(row.discriminator_loss)
-        if stays_at_chance(self._losses) and not was_at_chance:
+        log_loss = self._plan.train.adversarial == "log"  # no other has a value that means chance
+        if log_loss and stays_at_chance(self._losses) and not was_at_chance:
             _log.warning(
                 "the discriminator's loss stays within %.3f of 2 ln 2 = %.3f: it cannot tell real from fake, and the "
                 "adversarial and latent losses teach nothing. Lower train.learning_rate (found %g).",

@@ -6,7 +6,6 @@ change what a budget means.
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 from collections.abc import Callable
@@ -35,15 +34,8 @@ from vigil.training.pseudo_anomalies import colour_table, decoys, pseudo_anomali
 from vigil.training.recorder import Recorder, StepRecord
 from vigil.training.rehearsal import Sources, WarmStart
 from vigil.training.self_supervision import training_views
-from vigil.training.steps import (
-    Corruption,
-    Players,
-    Views,
-    discriminator_step,
-    generator_step,
-    make_players,
-    set_learning_rate,
-)
+from vigil.training.steps import Batch, Corruption, Players, Views, make_players, set_learning_rate
+from vigil.training.systems import training_step
 
 Report = Callable[[StepRecord], None]
 _COLOUR_SAMPLE = 256
@@ -105,31 +97,27 @@ def _train(fabric: Fabric, plan: Plan, patches: PatchShards, report: Report) -> 
     while state.images_seen < plan.total_images:
         # Batch: a function of the seed and the images seen; each process takes its share.
         rows = sources.batch(state.images_seen)
-        x, corruption = _batch(sources, rows, plan, state.images_seen, fabric, colours)
+        batch = _batch(sources, rows, plan, state.images_seen, fabric, colours)
         set_learning_rate(players, train, state.images_seen / plan.total_images)
 
-        # Discriminator and generator; each checks that its numbers are finite before it moves.
+        # Every player once; each checks that its numbers are finite before it moves.
         try:
-            with fabric.autocast():
-                played = math.ceil(train.generator_share * len(x))
-                reconstruction = players.pair.generator((x if corruption is None else corruption.patches)[:played])
-            views = _views(x, plan, state.images_seen, fabric)
-            d = discriminator_step(fabric, players, x, reconstruction, train.weights, corruption, views)
-            g = generator_step(fabric, players, x[:played], reconstruction, train.weights)
+            losses = training_step(fabric, players, batch)
         except TrainingDiverged as error:
             raise TrainingDiverged(f"after {state.images_seen} of {plan.total_images} images: {error}") from error
 
         # Count and record.
         before = state.images_seen
         state.images_seen += train.batch_size
-        add_step(state, d, g)
+        add_step(state, losses)
         last = state.images_seen >= plan.total_images
         if last or _crossed(before, state.images_seen, train.log_every_images):
             row = finish_interval(state, clock, plan.total_images, fabric.device)
             if fabric.global_rank == 0:
                 report(row)
         if progress:
-            progress.advance(train.batch_size, f"D {d.loss:.3f}, G {g.loss:.3f}")
+            other = losses.discriminator_loss + losses.pointing_loss + losses.self_supervised_loss
+            progress.advance(train.batch_size, f"D {other:.3f}, G {losses.generator_loss:.3f}")
 
         # Save.
         if last or _crossed(before, state.images_seen, train.checkpoint_every_images):
@@ -140,11 +128,11 @@ def _train(fabric: Fabric, plan: Plan, patches: PatchShards, report: Report) -> 
         progress.close()
 
 
-def _players_on(device: torch.device, plan: Plan) -> Players:
+def _players_on(device: torch.device, plan: Plan) -> Players[Pair]:
     """The pair that the run starts from on `device`, channels last, with new optimisers."""
     started = build_pair(plan.spec, plan.seed) if plan.warm is None else load_pair(plan.warm.pair)[0]
     pair = started.to(device).train()
-    for network in (pair.generator, pair.discriminator):
+    for network in pair.networks().values():
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return make_players(pair, plan.train)
 
@@ -156,10 +144,11 @@ def _batch(
     images_seen: int,
     fabric: Fabric,
     colours: npt.NDArray[np.float32] | None,
-) -> tuple[Tensor, Corruption | None]:
+) -> Batch:
     """This process's share of the batch, [B / devices, C, P, P] in [-1, 1] on the device, channels last.
 
-    With it, where the training patches' colours are given, the same patches with pseudo-anomalies.
+    With it, where the training patches' colours are given, the same patches with pseudo-anomalies, and what else the
+    pair learns from.
     """
     share = slice(fabric.global_rank, None, fabric.world_size)
     pixels = sources.read(rows[share])
@@ -178,12 +167,14 @@ def _batch(
     if colours is not None and section.decoy_fraction:
         pixels = decoys(pixels, others("decoy donors"), section, colours, seed=plan.seed, numbers=numbers)
     x = to_tensor(pixels, fabric.device).contiguous(memory_format=torch.channels_last)
+    views = _views(x, plan, images_seen, fabric)
     if colours is None:
-        return x, None
+        return Batch(x, None, views, plan.seed, images_seen, fabric.global_rank)
     donors = others("pseudo anomaly donors")
     corrupted, anomalous = pseudo_anomalies(pixels, donors, section, colours, seed=plan.seed, numbers=numbers)
     inputs = to_tensor(corrupted, fabric.device).contiguous(memory_format=torch.channels_last)
-    return x, Corruption(inputs, torch.from_numpy(anomalous).to(fabric.device))
+    corruption = Corruption(inputs, torch.from_numpy(anomalous).to(fabric.device))
+    return Batch(x, corruption, views, plan.seed, images_seen, fabric.global_rank)
 
 
 def _views(x: Tensor, plan: Plan, images_seen: int, fabric: Fabric) -> Views | None:

@@ -8,6 +8,9 @@ logits of x and of its reconstruction x^: D(x) = sigmoid(real).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss, softplus
 
@@ -41,6 +44,43 @@ def adversarial_generator_loss(fake: Tensor) -> Tensor:
         fake: Logits [B] of x^.
     """
     return softplus(-fake).mean()
+
+
+def wasserstein_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """The critic's side of the Wasserstein loss, E[D(x^)] - E[D(x)] (Arjovsky et al., 2017, arXiv 1701.07875).
+
+    In place of Eq. (2), arXiv 2211.13808, where `train.adversarial` says so; D is then unbounded, no probability.
+
+    Args:
+        real: D(x), [B].
+        fake: D(x^), [B].
+    """
+    return fake.mean() - real.mean()
+
+
+def wasserstein_generator_loss(fake: Tensor) -> Tensor:
+    """The generator's side of the Wasserstein loss, -E[D(x^)], of D(x^) [B]."""
+    return -fake.mean()
+
+
+def gradient_penalty(
+    discriminator: Callable[[Tensor], Tensor], x: Tensor, reconstruction: Tensor, mix: Tensor
+) -> Tensor:
+    """E[(|grad D(u)| - 1)^2] at u = mix x + (1 - mix) x^ (Gulrajani et al., 2017, arXiv 1704.00028, Eq. (3)).
+
+    Args:
+        discriminator: D, [B, C, H, W] -> [B]; computed in 32 bits.
+        x: [B, C, H, W].
+        reconstruction: x^ [B, C, H, W].
+        mix: [B], uniform in [0, 1].
+    """
+    share = mix[:, None, None, None]
+    with torch.autocast(x.device.type, enabled=False):
+        between = (share * x + (1 - share) * reconstruction).float().detach().requires_grad_()
+        (slopes,) = torch.autograd.grad(discriminator(between).sum(), between, create_graph=True)
+    steepness: Tensor = torch.linalg.vector_norm(slopes.flatten(1), dim=1)
+    penalty: Tensor = (steepness - 1).square().mean()
+    return penalty
 
 
 def contextual_loss(x: Tensor, reconstruction: Tensor) -> Tensor:

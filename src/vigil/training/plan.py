@@ -103,7 +103,7 @@ def _check_warm_start(spec: PairSpec, train: TrainSection, warm: WarmStart) -> N
 
 def code_digest(package: Path) -> str:
     """Of the source files that a trained weight depends on, so that changed code never takes over old checkpoints."""
-    folders = sorted([*(package / "networks").glob("*.py"), *(package / "training").glob("*.py")])
+    folders = sorted([*(package / "networks").rglob("*.py"), *(package / "training").rglob("*.py")])
     files = [*folders, package / "images" / "dataset.py", package / "seeding.py"]
     return digest_json([[path.relative_to(package).as_posix(), digest_file(path)] for path in files])
 

@@ -20,6 +20,7 @@ Criterion = Literal[
     "calibration_image_auroc",
     "calibration_pseudo_anomaly_auroc",
     "calibration_mean_self_supervised_loss",
+    "calibration_mean_published_score",
     "calibration_mean_contextual_loss",
 ]
 
@@ -30,14 +31,16 @@ class CandidateScores:
 
     name: str
     patch_scores: npt.NDArray[np.float64]
-    """The score that the pair is made for: Eq. (6), arXiv 2211.13808, the peak of the map where it points, or the
-    self-supervised loss where it has such a trunk."""
-    contextual: npt.NDArray[np.float64]
-    """A_G of Eq. (6)."""
+    """The score that the pair is made for: Eq. (6), arXiv 2211.13808, the peak of the map where it points, the
+    self-supervised loss where it has such a trunk, or a baseline's published score."""
+    contextual: npt.NDArray[np.float64] | None
+    """A_G of Eq. (6); None where the system reconstructs nothing."""
     stamped_scores: npt.NDArray[np.float64] | None = None
     """The score of the same patches with pseudo-anomalies stamped in; None where the pair does not point."""
     self_supervision: npt.NDArray[np.float64] | None = None
     """The self-supervised loss; None where the pair has no such trunk."""
+    published: npt.NDArray[np.float64] | None = None
+    """A baseline's own score; None of the paper's pair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,9 @@ def rank_candidates(
     Where calibration holds anomalous images: the highest AUROC over images, an image's score being the largest of its
     patches. Where it holds none and every candidate points: the highest AUROC of patches with pseudo-anomalies against
     the same patches without. Else, where every candidate has a self-supervised trunk: the lowest mean of its loss.
-    Else: the lowest mean of A_G over the patches, for lack of anything better; it favours candidates that copy well,
-    which is not the same as candidates that detect well.
+    Else, where the candidates are of a baseline: the lowest mean of its own score. Else: the lowest mean of A_G over
+    the patches, for lack of anything better; it favours candidates that copy well, which is not the same as candidates
+    that detect well.
 
     Args:
         candidates: Scores of the calibration patches.
@@ -87,6 +91,7 @@ def rank_candidates(
     criterion: Criterion
     stamped = {c.name: c.stamped_scores for c in candidates if c.stamped_scores is not None}
     turns = {c.name: c.self_supervision for c in candidates if c.self_supervision is not None}
+    published = {c.name: c.published for c in candidates if c.published is not None}
     if anomalous:
         criterion = "calibration_image_auroc"
         reason = f"calibration holds {anomalous} anomalous images, so the AUROC over its images decides"
@@ -99,10 +104,14 @@ def rank_candidates(
         criterion = "calibration_mean_self_supervised_loss"
         reason = "calibration holds normal images only, so the lowest mean self-supervised loss on them decides"
         values = {name: float(losses.mean()) for name, losses in turns.items()}
+    elif len(published) == len(candidates):
+        criterion = "calibration_mean_published_score"
+        reason = "calibration holds normal images only, so the lowest mean of the system's own score on them decides"
+        values = {name: float(scores.mean()) for name, scores in published.items()}
     else:
         criterion = "calibration_mean_contextual_loss"
         reason = "calibration holds normal images only, so the lowest mean contextual loss on them decides"
-        values = {c.name: float(c.contextual.mean()) for c in candidates}
+        values = {c.name: float(c.contextual.mean()) for c in candidates if c.contextual is not None}
     higher = criterion.endswith("auroc")
     chosen = (max if higher else min)(values, key=values.__getitem__)
     return Selection(chosen, criterion, higher, values, len(images), anomalous, reason)
@@ -139,5 +148,5 @@ def _check(candidates: Sequence[CandidateScores], patches: int, of_image: npt.ND
 
 
 def _of(candidate: CandidateScores) -> list[npt.NDArray[np.float64]]:
-    optional = (candidate.stamped_scores, candidate.self_supervision)
-    return [candidate.patch_scores, candidate.contextual, *(values for values in optional if values is not None)]
+    optional = (candidate.contextual, candidate.stamped_scores, candidate.self_supervision, candidate.published)
+    return [candidate.patch_scores, *(values for values in optional if values is not None)]

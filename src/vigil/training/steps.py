@@ -1,5 +1,8 @@
 """One step of the discriminator and one of the generator on a batch, each a function that returns a small record.
 
+What every system's steps are made of: `Batch`, `Players`, `move` and `StepLosses`. The steps of the baselines stand in
+`training.baselines`.
+
 Legend: B batch, C channels, P patch size.
 """
 
@@ -9,8 +12,9 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Generic, NamedTuple, TypeVar, cast
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -19,16 +23,23 @@ from torch.optim import Optimizer
 
 from vigil.config import LossWeights, TrainSection
 from vigil.errors import TrainingDiverged
+from vigil.networks.dense_skip_gan import DenseSkipGan
 from vigil.networks.pair import Pair
 from vigil.networks.self_supervision import turn_loss
+from vigil.seeding import numpy_generator
 from vigil.training.losses import (
     adversarial_discriminator_loss,
     adversarial_generator_loss,
     contextual_loss,
+    gradient_penalty,
     latent_loss,
     pointing_loss,
     total_loss,
+    wasserstein_discriminator_loss,
+    wasserstein_generator_loss,
 )
+
+AnyPair = TypeVar("AnyPair", bound=Pair)
 
 _WARM_UP = 0.02
 _FIRST_RATE = 0.001
@@ -41,7 +52,7 @@ class DiscriminatorStep:
     """What one step of the discriminator measured before it moved."""
 
     adversarial: float
-    """-L_adv of Eq. (2); 0 where it was not computed."""
+    """-L_adv of Eq. (2), or the Wasserstein loss with its penalty; 0 where it was not computed."""
     pointing: float
     """The pointing loss; 0 where the pair does not point."""
     self_supervision: float
@@ -81,16 +92,65 @@ class Views(NamedTuple):
     """int64 [V], by how many quarters each was turned, 0 to 3."""
 
 
+class Penalty(NamedTuple):
+    """Of the Wasserstein loss."""
+
+    mix: Tensor
+    """[B], where between x and x^ the gradient is held to 1, uniform in [0, 1]."""
+    weight: float
+
+
+class Batch(NamedTuple):
+    """What a step learns from, and where its random numbers come from."""
+
+    patches: Tensor
+    """Normal patches x [B, C, P, P] in [-1, 1]: this process's share."""
+    corruption: Corruption | None
+    """Of all of x; None where the objective is to reconstruct."""
+    views: Views | None
+    """Of x; None where the pair has no self-supervised trunk."""
+    seed: int
+    images_seen: int
+    process: int
+
+    def random(self, purpose: str) -> np.random.Generator:
+        """A function of seed, purpose, images seen and process, so that a resumed run draws what it would have."""
+        return numpy_generator(self.seed, purpose, self.images_seen, self.process)
+
+    def normal(self, purpose: str, *shape: int) -> Tensor:
+        """Standard normal numbers, float32 on the patches' device."""
+        return torch.from_numpy(self.random(purpose).standard_normal(shape, np.float32)).to(self.patches.device)
+
+    def uniform(self, purpose: str, *shape: int) -> Tensor:
+        """Numbers uniform in [0, 1], float32 on the patches' device."""
+        return torch.from_numpy(self.random(purpose).random(shape, np.float32)).to(self.patches.device)
+
+
+@dataclass(frozen=True, slots=True)
+class StepLosses:
+    """What one step of all players measured, by the fields of `recorder.StepRecord`; 0 where a system has no such."""
+
+    discriminator_loss: float = 0.0
+    generator_loss: float = 0.0
+    adversarial_loss: float = 0.0
+    contextual_loss: float = 0.0
+    latent_loss: float = 0.0
+    discriminator_gradient_norm: float = 0.0
+    generator_gradient_norm: float = 0.0
+    pointing_loss: float = 0.0
+    self_supervised_loss: float = 0.0
+
+
 @dataclass(slots=True)
-class Players:
-    """The pair and its two optimisers."""
+class Players(Generic[AnyPair]):
+    """The pair, an optimiser of each of its networks, by the network's name, and the settings."""
 
-    pair: Pair
-    generator_optimizer: Optimizer
-    discriminator_optimizer: Optimizer
+    pair: AnyPair
+    optimizers: dict[str, Optimizer]
+    train: TrainSection
 
 
-def make_players(pair: Pair, train: TrainSection) -> Players:
+def make_players(pair: AnyPair, train: TrainSection) -> Players[AnyPair]:
     """The pair with fresh optimisers: Adam, or SGD whose momentum is the first of `train.betas`."""
 
     def optimizer(network: nn.Module) -> Optimizer:
@@ -98,27 +158,55 @@ def make_players(pair: Pair, train: TrainSection) -> Players:
             return torch.optim.Adam(network.parameters(), train.learning_rate, train.betas)
         return torch.optim.SGD(network.parameters(), train.learning_rate, momentum=train.betas[0])
 
-    return Players(pair, optimizer(pair.generator), optimizer(pair.discriminator))
+    return Players(pair, {name: optimizer(network) for name, network in pair.networks().items()}, train)
 
 
-def set_learning_rate(players: Players, train: TrainSection, progress: float) -> None:
-    """Sets both optimisers to the rate of `train.schedule` when `progress` (0 to 1) of the budget is used up."""
+def set_learning_rate(players: Players[AnyPair], train: TrainSection, progress: float) -> None:
+    """Sets all optimisers to the rate of `train.schedule` when `progress` (0 to 1) of the budget is used up."""
     factor = 1.0
     if train.schedule == "linear":
         factor = min(1.0, (progress + _FIRST_RATE) / _WARM_UP, 1 - (1 - _LAST_RATE) * (progress - 0.3) / 0.7)
-    for optimizer in (players.generator_optimizer, players.discriminator_optimizer):
+    for optimizer in players.optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] = train.learning_rate * factor
 
 
+def pair_step(fabric: Fabric, players: Players[DenseSkipGan], batch: Batch) -> StepLosses:
+    """Both players of the paper's pair once: the discriminator, then the generator.
+
+    Raises:
+        TrainingDiverged: As the steps of the two.
+    """
+    x, corruption, train = batch.patches, batch.corruption, players.train
+    with fabric.autocast():
+        played = math.ceil(train.generator_share * len(x))
+        reconstruction = players.pair.generator((x if corruption is None else corruption.patches)[:played])
+    wasserstein = train.adversarial == "wasserstein_gp"
+    penalty = Penalty(batch.uniform("gradient penalty", played), train.gradient_penalty) if wasserstein else None
+    d = discriminator_step(fabric, players, x, reconstruction, train.weights, corruption, batch.views, penalty)
+    g = generator_step(fabric, players, x[:played], reconstruction, train.weights, wasserstein=wasserstein)
+    return StepLosses(
+        discriminator_loss=d.adversarial,
+        generator_loss=g.loss,
+        adversarial_loss=g.adversarial,
+        contextual_loss=g.contextual,
+        latent_loss=g.latent,
+        discriminator_gradient_norm=d.gradient_norm,
+        generator_gradient_norm=g.gradient_norm,
+        pointing_loss=d.pointing,
+        self_supervised_loss=d.self_supervision,
+    )
+
+
 def discriminator_step(
     fabric: Fabric,
-    players: Players,
+    players: Players[DenseSkipGan],
     x: Tensor,
     reconstruction: Tensor,
     weights: LossWeights,
     corruption: Corruption | None = None,
     views: Views | None = None,
+    penalty: Penalty | None = None,
 ) -> DiscriminatorStep:
     """Moves the discriminator once towards telling x from x^ and, where it points, towards finding the corruption;
     where it has a self-supervised trunk, also towards telling how the views were turned.
@@ -134,6 +222,7 @@ def discriminator_step(
         weights: w1, w2, w3 and the weight of pointing.
         corruption: Of all of x; needed where the discriminator points.
         views: Of x; needed where the discriminator has a self-supervised trunk.
+        penalty: Makes the loss Wasserstein's in place of Eq. (2).
 
     Raises:
         TrainingDiverged: The loss or the gradient's norm is not finite; the discriminator has not moved.
@@ -144,7 +233,13 @@ def discriminator_step(
     if judges_only or weights.adversarial or weights.latent:
         with fabric.autocast():
             logits = discriminator(torch.cat([x[: len(reconstruction)], reconstruction])).logits
-        adversarial = adversarial_discriminator_loss(*logits.chunk(2))
+        if penalty is None:
+            adversarial = adversarial_discriminator_loss(*logits.chunk(2))
+        else:
+            steepness = gradient_penalty(
+                lambda u: discriminator(u).logits, x[: len(reconstruction)], reconstruction, penalty.mix
+            )
+            adversarial = wasserstein_discriminator_loss(*logits.chunk(2)) + penalty.weight * steepness
     if discriminator.pointing is not None and corruption is not None:
         with fabric.autocast():
             restored = reconstruction if len(reconstruction) == len(x) else None
@@ -155,16 +250,18 @@ def discriminator_step(
             told = discriminator.self_supervision(views.patches).logits
         self_supervision = turn_loss(told, views.quarters).mean()
     loss = adversarial + weights.pointing * pointing + weights.self_supervision * self_supervision
-
-    players.discriminator_optimizer.zero_grad()
-    fabric.backward(loss)
     losses = {"loss": loss, "adversarial": adversarial, "pointing": pointing, "self_supervision": self_supervision}
-    values = _move(fabric, discriminator, players.discriminator_optimizer, losses, "discriminator")
-    return DiscriminatorStep(**values)
+    return DiscriminatorStep(**move(fabric, players, "discriminator", losses))
 
 
 def generator_step(
-    fabric: Fabric, players: Players, x: Tensor, reconstruction: Tensor, weights: LossWeights
+    fabric: Fabric,
+    players: Players[DenseSkipGan],
+    x: Tensor,
+    reconstruction: Tensor,
+    weights: LossWeights,
+    *,
+    wasserstein: bool = False,
 ) -> GeneratorStep:
     """Moves the generator once along Eq. (5), while the discriminator stands still.
 
@@ -174,6 +271,7 @@ def generator_step(
         x: Normal patches [B, C, P, P] in [-1, 1].
         reconstruction: x^ of the same shape, with the generator's graph behind it.
         weights: w1, w2, w3.
+        wasserstein: The adversarial loss is Wasserstein's in place of Eq. (2).
 
     Raises:
         TrainingDiverged: A loss or the gradient's norm is not finite; the generator has not moved.
@@ -181,24 +279,20 @@ def generator_step(
     discriminator = players.pair.discriminator
     adversarial = latent = x.new_zeros(())
     if weights.adversarial or weights.latent:
-        with _standing_still(discriminator), fabric.autocast():
+        with standing_still(discriminator), fabric.autocast():
             with torch.no_grad():
                 features_x = discriminator(x).features
             judged = discriminator(reconstruction)
-        adversarial = adversarial_generator_loss(judged.logits)
+        adversarial = (wasserstein_generator_loss if wasserstein else adversarial_generator_loss)(judged.logits)
         latent = latent_loss(features_x, judged.features)
     contextual = contextual_loss(x, reconstruction)
     loss = total_loss(adversarial, contextual, latent, weights)
-
-    players.generator_optimizer.zero_grad()
-    fabric.backward(loss)
     losses = {"loss": loss, "adversarial": adversarial, "contextual": contextual, "latent": latent}
-    values = _move(fabric, players.pair.generator, players.generator_optimizer, losses, "generator")
-    return GeneratorStep(**values)
+    return GeneratorStep(**move(fabric, players, "generator", losses))
 
 
 @contextmanager
-def _standing_still(network: nn.Module) -> Iterator[None]:
+def standing_still(network: nn.Module) -> Iterator[None]:
     """No gradients for the parameters, and spectral norms that do not iterate: f is one function for x and x^."""
     training = network.training
     network.eval().requires_grad_(False)
@@ -208,10 +302,21 @@ def _standing_still(network: nn.Module) -> Iterator[None]:
         network.train(training).requires_grad_(True)
 
 
-def _move(
-    fabric: Fabric, network: nn.Module, optimizer: Optimizer, losses: dict[str, Tensor], name: str
-) -> dict[str, float]:
-    """Averages gradients and losses over all processes, checks that all are finite, and only then moves."""
+def move(fabric: Fabric, players: Players[AnyPair], name: str, losses: dict[str, Tensor]) -> dict[str, float]:
+    """Moves one network once along its loss; returns the losses and `gradient_norm`, as they were before it moved.
+
+    Gradients and losses are averaged over all processes, and all must be finite.
+
+    Args:
+        name: Of the network.
+        losses: `loss` is what it descends along; the others are measured.
+
+    Raises:
+        TrainingDiverged: A loss or the gradient's norm is not finite; the network has not moved.
+    """
+    network, optimizer = players.pair.networks()[name], players.optimizers[name]
+    optimizer.zero_grad()
+    fabric.backward(losses["loss"])
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     values = torch.stack([loss.detach().float() for loss in losses.values()])
     if fabric.world_size > 1:

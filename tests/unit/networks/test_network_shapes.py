@@ -9,7 +9,7 @@ from vigil.config import AttentionSection, ModelSection
 from vigil.errors import ConfigError
 from vigil.networks.discriminator import AttentionDiscriminator, attention_side
 from vigil.networks.generator import DenseSkipGenerator, dense_nodes, level_widths
-from vigil.networks.pair import PairSpec, build_pair, pair_outputs
+from vigil.networks.pair import PairSpec, build_pair
 
 SMALL = ModelSection(
     base_width=4,
@@ -38,7 +38,7 @@ def test_outputs_have_the_promised_shapes_and_ranges(channels, patch):
     pair = build_pair(PairSpec(channels=channels, patch_size_px=patch, model=SMALL), 0).eval()
     x = torch.rand(2, channels, patch, patch) * 2 - 1
     with torch.no_grad():
-        outputs = pair_outputs(pair, x)
+        outputs = pair.outputs(x)
         logits = pair.discriminator(x).logits
     assert outputs.reconstruction.shape == x.shape
     assert outputs.reconstruction.abs().max() <= 1
@@ -129,7 +129,7 @@ def test_a_patch_is_judged_the_same_alone_and_in_a_batch():
     pair = build_pair(PairSpec(channels=3, patch_size_px=32, model=SMALL), 0).eval()
     x = torch.rand(5, 3, 32, 32) * 2 - 1
     with torch.no_grad():
-        together, alone = pair_outputs(pair, x), pair_outputs(pair, x[2:3])
+        together, alone = pair.outputs(x), pair.outputs(x[2:3])
     for a, b in zip(together[:3], alone[:3], strict=True):
         torch.testing.assert_close(a[2:3], b, rtol=0, atol=1e-6)
 

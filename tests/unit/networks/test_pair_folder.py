@@ -12,7 +12,7 @@ import torch
 from tests.unit.networks.test_network_shapes import SMALL, small
 from vigil.errors import CheckpointError
 from vigil.files import digest_file, digest_folder
-from vigil.networks.pair import PairSpec, build_pair, load_pair, pair_outputs, save_pair
+from vigil.networks.pair import PairSpec, build_pair, load_pair, save_pair
 from vigil.networks.weights_folder import write_weights_folder
 
 SPEC = PairSpec(channels=1, patch_size_px=32, model=SMALL)
@@ -47,7 +47,7 @@ def test_a_loaded_pair_equals_the_saved_one(saved):
     assert not pair.discriminator.training
     x = torch.rand(3, 1, 32, 32) * 2 - 1
     with torch.no_grad():
-        expected, found = pair_outputs(build_pair(SPEC, 1).eval(), x), pair_outputs(pair, x)
+        expected, found = build_pair(SPEC, 1).eval().outputs(x), pair.outputs(x)
     assert all(torch.equal(a, b) for a, b in zip(expected[:3], found[:3], strict=True))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.unit.networks.test_network_shapes import small
-from vigil.networks.pair import PairSpec, build_pair, load_pair, pair_outputs, save_pair
+from vigil.networks.pair import PairSpec, build_pair, load_pair, save_pair
 
 
 def pair_of(patch_size_px=32, channels=1, seed=0, **changes):
@@ -20,7 +20,7 @@ def batch(size=32, channels=1, count=2):
 @pytest.mark.parametrize(("size", "channels"), [(32, 1), (64, 3), (128, 1), (256, 3)])
 def test_there_is_one_logit_per_pixel(size, channels, sees):
     with torch.no_grad():
-        outputs = pair_outputs(pair_of(size, channels, pointing_sees=sees), batch(size, channels))
+        outputs = pair_of(size, channels, pointing_sees=sees).outputs(batch(size, channels))
     assert outputs.pointing.shape == (2, size, size)
     assert outputs.pointing.dtype == torch.float32
     assert outputs.pointing.std() > 0
@@ -69,7 +69,7 @@ def test_a_pointing_pair_survives_its_folder(tmp_path):
     save_pair(tmp_path / "pair", pair, {})
     loaded, _ = load_pair(tmp_path / "pair")
     with torch.no_grad():
-        assert torch.equal(pair_outputs(pair, x).pointing, pair_outputs(loaded, x).pointing)
+        assert torch.equal(pair.outputs(x).pointing, loaded.outputs(x).pointing)
 
 
 @pytest.mark.parametrize(("views", "turns", "mirrored"), [(2, 0, True), (4, 1, False), (8, 3, True)])

@@ -13,7 +13,7 @@ from vigil.errors import CheckpointError, TrainingDiverged
 from vigil.files import digest_folder
 from vigil.images.dataset import to_tensor
 from vigil.images.shards import PatchShards
-from vigil.networks.pair import Pair, build_pair, load_pair, remembered_features, save_pair
+from vigil.networks.pair import Pair, build_pair, load_pair, save_pair
 from vigil.scoring.memory_fit import fit_memory
 from vigil.scoring.scorer import pair_digest, score_patches
 from vigil.seeding import numpy_generator
@@ -41,7 +41,7 @@ def test_the_distance_is_that_of_scikit_learn(features: str, shards: PatchShards
     found = score_patches(pair, every, device="cpu", batch_size=16).memory
     assert found is not None
     with torch.no_grad():
-        features_of = remembered_features(pair, to_tensor(every)).double().numpy()
+        features_of = pair.remembered(to_tensor(every)).double().numpy()
     chosen = np.sort(numpy_generator(0, "memory").permutation(shards.rows_of("grid"))[:50])
     squares = [
         LedoitWolf().fit(features_of[chosen, slot]).mahalanobis(features_of[:, slot]) / features_of.shape[2]

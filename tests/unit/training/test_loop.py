@@ -59,7 +59,7 @@ def stop_after(monkeypatch):
     """A function that makes the run stop after so many generator steps."""
 
     def arm(steps):
-        real, done = loop.generator_step, []
+        real, done = loop.training_step, []
 
         def counted(*args):
             if len(done) == steps:
@@ -67,8 +67,8 @@ def stop_after(monkeypatch):
             done.append(1)
             return real(*args)
 
-        monkeypatch.setattr(loop, "generator_step", counted)
-        return lambda: monkeypatch.setattr(loop, "generator_step", real)
+        monkeypatch.setattr(loop, "training_step", counted)
+        return lambda: monkeypatch.setattr(loop, "training_step", real)
 
     return arm
 
@@ -204,12 +204,12 @@ from vigil.images.shards import PatchShards
 from vigil.training import loop
 from vigil.training.recorder import JsonlRecorder
 if sys.argv[3] == "slow":
-    real = loop.generator_step
+    real = loop.training_step
     def slowed(*args):
         print("step", flush=True)
         time.sleep(0.05)
         return real(*args)
-    loop.generator_step = slowed
+    loop.training_step = slowed
 train = train_section(epochs=6, log_every_images=4, checkpoint_every_images=4)
 patches = PatchShards.open(Path(sys.argv[1]))
 loop.train_candidate(SPEC, train, 7, patches, Path(sys.argv[2]), JsonlRecorder(Path(sys.argv[2], "r.jsonl")))
@@ -217,7 +217,7 @@ loop.train_candidate(SPEC, train, 7, patches, Path(sys.argv[2]), JsonlRecorder(P
 
 
 def test_a_run_that_is_killed_again_and_again_ends_like_an_uninterrupted_one(one_thread, patches, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{PROJECT / 'src'}{os.pathsep}{PROJECT}", "OMP_NUM_THREADS": "1"}
 
     def start(mode):
         command = [sys.executable, "-W", "error", "-c", KILLED, str(patches.folder), str(tmp_path), mode]

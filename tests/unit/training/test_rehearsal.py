@@ -116,12 +116,12 @@ from tests.unit.training.test_rehearsal import warm
 from vigil.images.shards import PatchShards
 from vigil.training import loop
 from vigil.training.recorder import MemoryRecorder
-real = loop.generator_step
+real = loop.training_step
 def slowed(*args):
     print("step", flush=True)
     time.sleep(0.05)
     return real(*args)
-loop.generator_step = slowed
+loop.training_step = slowed
 train = train_section(epochs=4, checkpoint_every_images=8, objective="restore")
 patches = PatchShards.open(Path(sys.argv[1]))
 loop.train_candidate(SPEC, train, 7, patches, Path(sys.argv[2]), MemoryRecorder(), warm(Path(sys.argv[3])))

@@ -44,7 +44,7 @@ def test_the_trunk_learns_which_way_is_up() -> None:
     ramp = torch.linspace(-1, 1, 32)[None, None, None, :].expand(8, 1, 32, 32)
     x = (ramp * torch.linspace(0.5, 1, 8)[:, None, None, None]).contiguous()
     players = make_players(build_pair(PairSpec(channels=1, patch_size_px=32, model=MODEL), 0), train_section())
-    for group in players.discriminator_optimizer.param_groups:
+    for group in players.optimizers["discriminator"].param_groups:
         group["lr"] = 5e-3
     fabric, weights = Fabric(accelerator="cpu", devices=1), LossWeights(adversarial=0, latent=0)
     losses = []

@@ -100,7 +100,7 @@ def test_what_is_not_finite_stops_the_discriminator_before_it_moves(fabric, x, b
     with pytest.raises(TrainingDiverged, match=r"discriminator step: expected finite .* found loss = nan"):
         discriminator_step(fabric, p, x, reconstruction, LossWeights())
     assert equal(before, dict(p.pair.discriminator.named_parameters())) == list(before)
-    assert not p.discriminator_optimizer.state
+    assert not p.optimizers["discriminator"].state
 
 
 def test_what_is_not_finite_stops_the_generator_before_it_moves(fabric, x):
@@ -112,7 +112,7 @@ def test_what_is_not_finite_stops_the_generator_before_it_moves(fabric, x):
     with pytest.raises(TrainingDiverged, match=r"generator step: .*contextual = inf"):
         generator_step(fabric, p, bad, reconstruction, LossWeights())
     assert equal(before, dict(p.pair.generator.named_parameters())) == list(before)
-    assert not p.generator_optimizer.state
+    assert not p.optimizers["generator"].state
 
 
 def test_a_gradient_that_is_not_finite_stops_a_step_whose_loss_is(fabric, x):
