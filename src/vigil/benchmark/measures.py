@@ -33,6 +33,7 @@ from vigil.images.shards import PatchShards
 from vigil.networks.pair import Pair, PairSpec, build_pair, load_pair
 from vigil.records import ANOMALOUS, NORMAL, PATCH_SCORES
 from vigil.scoring.reduction import components_of, image_scores, images_of
+from vigil.scoring.released import score_released
 from vigil.scoring.scorer import device_of, score_patches
 from vigil.seeding import numpy_generator
 from vigil.stages import layout
@@ -204,8 +205,6 @@ class Looks:
 
     def released(self, params: Params) -> dict[str, Any]:
         """AUROC of the test images at each look and at the best of them."""
-        from vigil.scoring.released import score_released
-
         plan, _ = _plan(params)
         test = PatchShards.open(layout.PATCHES["test"])
         images = images_of(PATCH_SCORES.read(layout.SCORES["test"]))

@@ -112,7 +112,7 @@ def settings_of(cell: Cell, presets: Path) -> dict[str, Any]:
         "score": {"batch_size": 64},
         "calibrate": {"score": "eq6", "eta": 0.9, "target_fpr": TARGET_FPR},
         "evaluate": {"protocol": "paper", "bootstrap_samples": budget_of(cell).bootstrap_samples},
-        "audit": {"bootstrap_samples": min(budget_of(cell).bootstrap_samples, 500), "sample_images": 16},
+        "audit": {"bootstrap_samples": min(budget_of(cell).bootstrap_samples, 500), "sample_images": 8},
     }
     if cell.system == "anogan":
         shared["model"]["latent_search"] = {"steps": budget_of(cell).latent_search_steps}

@@ -25,8 +25,12 @@ class System:
 _PAIR = {"model": {"name": PAIR}}
 
 
-def _baseline(name: str, label: str, **more: Any) -> System:
-    return System(name, label, {"model": {"name": name}, "calibrate": {"score": "published"}}, **more)
+def _baseline(name: str, label: str, weights: Mapping[str, float] | None = None, released: bool = False) -> System:
+    """A system with the loss weights of its own description and the score that it defines."""
+    settings: dict[str, Any] = {"model": {"name": name}, "calibrate": {"score": "published"}}
+    if weights is not None:
+        settings["train"] = {"weights": weights}
+    return System(name, label, settings, released)
 
 
 SYSTEMS = {
@@ -34,11 +38,11 @@ SYSTEMS = {
     for system in (
         _baseline("anogan", "AnoGAN"),
         _baseline("egbad", "EGBAD"),
-        _baseline("ganomaly", "GANomaly", released=True),
+        _baseline("ganomaly", "GANomaly", {"adversarial": 1, "contextual": 50, "latent": 1}, released=True),
         _baseline("skip_ganomaly", "Skip-GANomaly", released=True),
         _baseline("dagan", "DAGAN", released=True),
         _baseline("unet_autoencoder", "U-Net autoencoder"),
-        _baseline("patch_svdd", "Patch-SVDD"),
+        _baseline("patch_svdd", "Patch-SVDD", {"latent": 1, "self_supervision": 1}),
         System(PAIR, "the paper's pair", _PAIR),
     )
 }

@@ -43,8 +43,8 @@ _SOURCES = f"""\
 ## Where the published numbers come from
 
 - The paper ({published.PAPER}) takes the rows of the other systems in its table 1 from Skip-GANomaly (arXiv
-  1901.08954), and those of its table 2 from DAGAN and Patch-SVDD: the original papers' numbers and the paper's are the same numbers.
-  Its own row in table 2 is measured on patches that were cut out with the masks of the defects.
+  1901.08954), and those of its table 2 from DAGAN and Patch-SVDD: the original papers' numbers and the paper's are the
+  same numbers. Its own row in table 2 is measured on patches that were cut out with the masks of the defects.
 - {published.REMEASURED}
 - Recall in the paper's table 3 stands beside an AUC of .98 to .999, without a threshold. Here the threshold comes from
   calibration data and asks for 5 % false positives, and the rate that it costs stands beside.
