@@ -49,11 +49,13 @@ class Budget:
     bootstrap_samples: int = 1000
     latent_search_steps: int = 500
     """Of AnoGAN, whenever it scores a patch; the published number is 500."""
+    audited_images: int = 24
+    """Test images that the leakage audit scores again, in other orders, batches and company."""
     looks: int = 10
     """How often the loss is recorded, and how many epochs the protocol `released` may choose from."""
 
 
-_CPU: dict[str, Any] = {"bootstrap_samples": 200, "latent_search_steps": 50, "looks": 6}
+_CPU: dict[str, Any] = {"bootstrap_samples": 200, "latent_search_steps": 50, "audited_images": 4, "looks": 6}
 _CPU_PATCHES = Budget(1536, 8, 64, shorter_side_px=128, batch_size=16, **_CPU)
 BUDGETS: Mapping[BudgetName, Mapping[str, Budget]] = {
     # What the paper states: 20 epochs until its pair converges, patches of 256 px that do not overlap.
@@ -112,7 +114,10 @@ def settings_of(cell: Cell, presets: Path) -> dict[str, Any]:
         "score": {"batch_size": 64},
         "calibrate": {"score": "eq6", "eta": 0.9, "target_fpr": TARGET_FPR},
         "evaluate": {"protocol": "paper", "bootstrap_samples": budget_of(cell).bootstrap_samples},
-        "audit": {"bootstrap_samples": min(budget_of(cell).bootstrap_samples, 500), "sample_images": 8},
+        "audit": {
+            "bootstrap_samples": min(budget_of(cell).bootstrap_samples, 500),
+            "sample_images": budget_of(cell).audited_images,
+        },
     }
     if cell.system == "anogan":
         shared["model"]["latent_search"] = {"steps": budget_of(cell).latent_search_steps}
