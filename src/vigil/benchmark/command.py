@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vigil.benchmark.cells import BudgetName, Cell, Record, read_records, record_path
@@ -14,6 +14,7 @@ from vigil.benchmark.experiments import Experiment, ExperimentName, experiment
 from vigil.benchmark.figures import write_figures
 from vigil.benchmark.raw_data import RawData
 from vigil.benchmark.running import Announced, Workplace, make_cell, needs_making
+from vigil.benchmark.settings import BUDGETS, Budgets
 from vigil.benchmark.tables import Results, csv_text, markdown
 from vigil.benchmark.what_holds import what_holds
 from vigil.config import Params, RegisterSection
@@ -44,6 +45,7 @@ class Options:
     parts: Sequence[str] | None = None
     systems: Sequence[str] | None = None
     keep: bool = False
+    budgets: Budgets = field(default_factory=lambda: BUDGETS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,4 +191,6 @@ def _wanted(options: Options) -> Experiment:
 def _workplace(options: Options) -> Workplace:
     register = {"tracking_uri": absolute_uri(options.tracking_uri), "experiment": MLFLOW_EXPERIMENT}
     work = options.work.resolve()
-    return Workplace(work, RawData(options.data, work / "raw"), options.presets.resolve(), register, options.keep)
+    return Workplace(
+        work, RawData(options.data, work / "raw"), options.presets.resolve(), register, options.keep, options.budgets
+    )

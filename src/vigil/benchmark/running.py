@@ -15,7 +15,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from vigil.benchmark import measures
 from vigil.benchmark.cells import Cell, Record, failed, finished, read_record, write_record
 from vigil.benchmark.locks import locked
 from vigil.benchmark.raw_data import GENERATED, RawData
-from vigil.benchmark.settings import RAW, budget_of, params_of, settings_of
+from vigil.benchmark.settings import BUDGETS, RAW, Budget, Budgets, params_of, settings_of
 from vigil.config import Params
 from vigil.errors import RegistryError
 from vigil.files import digest_json, read_json, write_json
@@ -53,6 +53,15 @@ class Workplace:
     """The section that says where MLflow is, the same from every folder."""
     keep: bool = False
     """True: weights, scores and maps stay when a cell is done."""
+    budgets: Budgets = field(default_factory=lambda: BUDGETS)
+
+    def budget(self, cell: Cell) -> Budget:
+        """What the cell may spend."""
+        return self.budgets[cell.budget][cell.task.data]
+
+    def settings(self, cell: Cell) -> dict[str, Any]:
+        """The sections of the cell's params file; see `settings_of`."""
+        return settings_of(cell, self.budget(cell), self.presets)
 
 
 Announce = Callable[[Cell, Params], "contextlib.AbstractContextManager[Announced]"]
@@ -107,13 +116,12 @@ def make_cell(place: Workplace, cell: Cell, announce: Announce = announced_to_no
 
 def _identity(place: Workplace, cell: Cell) -> str:
     """Of everything that decides what the cell measures, but for the code."""
-    budget = budget_of(cell)
-    spent = [budget.images_seen, budget.epochs, budget.looks]
-    return digest_json([settings_of(cell, place.presets), spent])
+    budget = place.budget(cell)
+    return digest_json([place.settings(cell), [budget.images_seen, budget.epochs, budget.looks]])
 
 
 def _made(place: Workplace, cell: Cell, identity: str, announce: Announce) -> Record:
-    settings, budget = settings_of(cell, place.presets), budget_of(cell)
+    settings, budget = place.settings(cell), place.budget(cell)
     prepared = prepare(place, cell, settings)
     train_patches = len(PatchShards.open(prepared / layout.PATCHES["train"]))
     params = params_of(settings, budget, train_patches, place.register)
@@ -187,7 +195,7 @@ def prepare(place: Workplace, cell: Cell, settings: dict[str, Any]) -> Path:
     by_data = place.out / "prepared" / f"{name}-{digest_json([settings['data'], settings['validate']])[:12]}"
     shared = digest_json([settings[section] for section in ("data", "validate", "split", "patch", "start")])
     by_seed = place.out / "prepared" / f"{name}-seed{cell.seed}-{shared[:12]}"
-    params = params_of(settings, budget_of(cell), 1, place.register)  # the budget decides nothing here
+    params = params_of(settings, place.budget(cell), 1, place.register)  # the budget decides nothing here
     imported = {} if cell.task.data in GENERATED else {raw: lambda: place.data.folder_of(cell.task)}
     _prepared(by_data, PREPARING[:3], params, imported)
     _prepared(by_seed, PREPARING[3:], params, {path: partial(Path, by_data / path) for path in (raw, *_BY_DATA)})
