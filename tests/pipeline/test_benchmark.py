@@ -48,13 +48,17 @@ FROG = Task("cifar10", "frog", "one_class_anomalous")
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten classes of sixteen pictures; a class has a brightness of its own."""
+    """Ten classes of forty pictures; those of a class have about one brightness and one contrast."""
     folder = tmp_path_factory.mktemp("data")
     random = np.random.default_rng(0)
     for number, name in enumerate(CLASSES):
         (folder / "cifar10" / "train" / name).mkdir(parents=True)
-        for image in range(16):
-            pixels = random.normal(60 + 12 * number, 20, (32, 32, 3)).clip(0, 255).astype(np.uint8)
+        for image in range(40):
+            pixels = (
+                random.normal(random.normal(100 + 3 * number, 20), 10 + 2 * number, (32, 32, 3))
+                .clip(0, 255)
+                .astype(np.uint8)
+            )
             Image.fromarray(pixels).save(folder / "cifar10" / "train" / name / f"{image:04d}.png")
     return folder
 

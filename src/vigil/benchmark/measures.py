@@ -82,6 +82,7 @@ def spent(params: Params, seconds: dict[str, float]) -> dict[str, Any]:
         "width": params.model.base_width,
         "patch_px": params.patch.patch_size_px,
         "image_px": params.patch.shorter_side_px,
+        "latent_search_steps": params.model.latent_search.steps if params.model.name == "anogan" else None,
         "precision": resolve_precision(params.train, device),
         "hardware": _hardware(device),
         "torch": torch.__version__,

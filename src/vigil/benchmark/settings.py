@@ -115,6 +115,7 @@ def settings_of(cell: Cell, budget: Budget, presets: Path) -> dict[str, Any]:
     }
     if cell.system == "anogan":
         shared["model"]["latent_search"] = {"steps": budget.latent_search_steps}
+        shared["score"]["batch_size"] = 16  # of its search; a larger one would only make the audit's batches longer
     return _laid_over(shared, system_named(cell.system).settings)
 
 

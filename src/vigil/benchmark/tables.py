@@ -233,6 +233,9 @@ def _preamble(results: Results) -> list[str]:
     ]
     if hardware:
         lines += ["", f"Hardware: {'; '.join(hardware)}."]
+    steps = sorted({record.spent["latent_search_steps"] for record in records} - {None})
+    if steps:
+        lines += ["", f"AnoGAN's latent search has {steps[0]} steps for each patch (published: 500)."]
     if len(versions) > 1:
         lines += ["", f"The cells were made by {len(versions)} versions of the code."]
     return lines

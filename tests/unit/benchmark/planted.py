@@ -16,6 +16,7 @@ SPENT = {
     "patch_px": 32,
     "image_px": 32,
     "precision": "32-true",
+    "latent_search_steps": None,
     "hardware": "a processor, 1 thread(s) of 2",
     "torch": "2",
     "code": "abc",
