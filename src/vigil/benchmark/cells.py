@@ -83,7 +83,7 @@ def record_path(folder: Path, cell: Cell) -> Path:
 
 def write_record(folder: Path, cell: Cell, record: Record) -> None:
     """Writes the record, aside then renamed; a number that is not finite is refused."""
-    write_json(record_path(folder, cell), record.model_dump(mode="json"))
+    write_json(record_path(folder, cell), record.model_dump())  # mode="json" would turn NaN into null
 
 
 def read_record(folder: Path, cell: Cell) -> Record | None:

@@ -105,12 +105,13 @@ def make_cell(place: Workplace, cell: Cell, announce: Announce = announced_to_no
         identity = _identity(place, cell)
         try:
             record = _made(place, cell, identity, announce)
+            write_record(place.out, cell, record)
         except RegistryError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the other cells go on, and the table says so
             _log.exception("%s failed", cell.name)
             record = failed(cell, identity, error)
-        write_record(place.out, cell, record)
+            write_record(place.out, cell, record)
         return record
 
 
