@@ -164,6 +164,27 @@ def _build_parser() -> argparse.ArgumentParser:
     leakage.add_argument("--params", type=Path, default=Path("params.yaml"))
     leakage.set_defaults(run=_audit_leakage)
 
+    benchmark = commands.add_parser("benchmark", help="rebuild a table or a figure of the paper, cell by cell")
+    benchmark.add_argument("name", choices=("table1", "table2", "table3", "ablations", "threats", "figures"))
+    benchmark.add_argument(
+        "--budget", choices=("paper", "gpu", "cpu"), default="cpu", help="what every system may spend (default: cpu)"
+    )
+    benchmark.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N - 1 (default: 1)")
+    benchmark.add_argument("--classes", nargs="+", metavar="NAME", help="classes, categories or sets (default: all)")
+    benchmark.add_argument("--systems", nargs="+", metavar="NAME", help="names of systems (default: all)")
+    benchmark.add_argument(
+        "--data", type=Path, default=Path("data/raw"), help="folder of data sets, imported or as published"
+    )
+    benchmark.add_argument("--work", type=Path, default=Path(".vigil/benchmark"), help="where cells are made and kept")
+    benchmark.add_argument("--out", type=Path, default=Path("docs/results"), help="where tables and plots go")
+    benchmark.add_argument("--presets", type=Path, default=Path("presets"), help="folder of the project's presets")
+    benchmark.add_argument("--keep", action="store_true", help="keep weights, scores and maps of finished cells")
+    show = benchmark.add_mutually_exclusive_group()
+    show.add_argument("--list", action="store_true", help="show the cells and which are finished, and stop")
+    show.add_argument("--tables-only", action="store_true", help="write the tables from the cells that there are")
+    benchmark.add_argument("--params", type=Path, default=Path("params.yaml"), help="says where MLflow is")
+    benchmark.set_defaults(run=_benchmark)
+
     screen = commands.add_parser("screen", help="screen images with the champion or with a bundle folder")
     screen.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="images or folders of images")
     screen.add_argument("--bundle", type=Path, help="a bundle folder (default: the registry's champion)")
@@ -332,6 +353,42 @@ def _audit_leakage(options: argparse.Namespace) -> None:
     _show(json.dumps(audit.as_json(), indent=2) if options.json else audit.as_text())
     if audit.leaks:
         raise LeakFound(f"{len(audit.leaks)} of {len(audit.checks)} checks found a leak: {', '.join(audit.leaks)}")
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    from vigil.benchmark.command import Options, planned, run_benchmark, write_results
+
+    if options.seeds < 1:
+        raise ConfigError(f"--seeds {options.seeds}: expected at least 1")
+    asked = Options(
+        name=options.name,
+        budget=options.budget,
+        seeds=options.seeds,
+        data=options.data,
+        work=options.work,
+        out=options.out,
+        presets=options.presets,
+        tracking_uri=_load(options.params).registration.tracking_uri,
+        parts=options.classes,
+        systems=options.systems,
+        keep=options.keep,
+    )
+    if options.list:
+        for cell, state in planned(asked):
+            _show(f"{cell.name}  {state}")
+        return 0
+    if options.tables_only:
+        written, failed = write_results(asked), {}
+    else:
+        outcome = run_benchmark(asked)
+        written, failed = list(outcome.written), dict(outcome.failed)
+    for path in written:
+        _show(str(path))
+    for cell, error in failed.items():
+        _say(f"failed: {cell.name}: {error}")
+    if failed:
+        _say(f"{len(failed)} cell(s) failed; the same command tries them again and makes nothing else twice.")
+    return 1 if failed else 0
 
 
 # ------------------------------------------------------------------------------------------------- registry, screening

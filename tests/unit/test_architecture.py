@@ -34,8 +34,9 @@ LAYERS = {
     "delivery": 7,
     "serving": 8,
     "stages": 9,
-    "cli": 10,
-    "__main__": 11,
+    "benchmark": 10,
+    "cli": 11,
+    "__main__": 12,
 }
 CORE = {"torch", "lightning_fabric", "numpy", "PIL", "pyarrow", "pydantic", "safetensors", "sklearn"}
 SURROUNDINGS = {"dvc", "mlflow", "prefect", "great_expectations"}

@@ -198,14 +198,14 @@ class TrainingRun:
         """
         known = self._state["children"].get(name)
         run_id, seen = known, -1
-        with _tolerated("open the run of a candidate"):
+        with tolerated("open the run of a candidate"):
             if known is None:
                 parent = self._client.get_run(self.run_id).info
                 tags = {"mlflow.parentRunId": self.run_id, "mlflow.runName": name, "vigil.candidate": name}
                 run_id = self._client.create_run(parent.experiment_id, tags=tags).info.run_id
                 self._state["children"][name] = run_id
                 write_json(self._file, self._state)
-                _log_params(self._client, run_id, settings)
+                log_params(self._client, run_id, settings)
             else:
                 self._client.update_run(run_id, status="RUNNING")
                 seen = _last_step(self._client, run_id)
@@ -219,12 +219,12 @@ class TrainingRun:
         finally:
             recorder.flush()
             if run_id != self.run_id:
-                with _tolerated("close the run of a candidate"):
+                with tolerated("close the run of a candidate"):
                     self._client.set_terminated(run_id, status)
 
     def log(self, metrics: Mapping[str, float] | None = None, tags: Mapping[str, str] | None = None) -> None:
         """Logs results of the whole training; numbers that are not finite are left out."""
-        with _tolerated("log the results"):
+        with tolerated("log the results"):
             for key, value in (metrics or {}).items():
                 if math.isfinite(value):
                     self._client.log_metric(self.run_id, key, float(value))
@@ -237,7 +237,7 @@ class TrainingRun:
 
     def log_files(self, paths: Sequence[Path], folder: str = "reports") -> None:
         """Copies files and folders into the run's artefacts below `folder`."""
-        with _tolerated("log files"):
+        with tolerated("log files"):
             log_files(self._client, self.run_id, paths, folder)
 
 
@@ -277,7 +277,7 @@ def training_run(
         status = "KILLED"
         raise
     finally:
-        with _tolerated("close the run"):
+        with tolerated("close the run"):
             import_mlflow().end_run(status)
 
 
@@ -300,7 +300,7 @@ def _open_run(
     run = client.create_run(experiment, tags={"mlflow.runName": "train", **_git_tags()})
     state = {"identity": identity, "run_id": run.info.run_id, "children": {}}
     write_json(file, state)
-    _log_params(client, run.info.run_id, {**settings, "digest": dict(data_digests)})
+    log_params(client, run.info.run_id, {**settings, "digest": dict(data_digests)})
     return run.info.run_id, file, state
 
 
@@ -336,7 +336,8 @@ def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _log_params(client: MlflowClient, run_id: str, settings: Mapping[str, Any]) -> None:
+def log_params(client: MlflowClient, run_id: str, settings: Mapping[str, Any]) -> None:
+    """Logs nested settings as flattened params."""
     from mlflow.entities import Param
 
     params = [Param(key, value) for key, value in flattened(settings).items()]
@@ -367,7 +368,8 @@ def attach_files(section: RegisterSection, run_id: str, paths: Sequence[Path], f
 
 
 @contextmanager
-def _tolerated(what: str) -> Iterator[None]:
+def tolerated(what: str) -> Iterator[None]:
+    """Turns a store that fails into a warning, for what the work does not depend on."""
     try:
         yield
     except store_errors() as error:
