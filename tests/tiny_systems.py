@@ -37,14 +37,14 @@ def tiny_spec(name: str, patch_size_px: int = 32, channels: int = 1, **changes: 
 def tiny_pair(name: str, seed: int = 0, **changes: Any) -> Pair:
     """A pair with weights far from zero and, where its system has one, a random memory; in evaluation mode.
 
-    Starting weights of deviation .02 make every output of the small networks almost nothing, which would hide what a
-    test looks for.
+    DCGAN's starting weights, of deviation .02, make every output of the small networks almost nothing, which would hide
+    what a test looks for.
     """
     pair = build_pair(tiny_spec(name, **changes), seed)
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in pair.parameters():
-            if parameter.ndim > 1:
+            if parameter.ndim > 1 and pair.normalises_batches:
                 parameter.mul_(0.3 / parameter.std())
     if pair.has_memory:
         pair.memory = pair.new_memory()

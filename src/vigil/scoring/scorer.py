@@ -114,7 +114,7 @@ def check_finite(scored: PatchComponents) -> None:
         ScoreNotFinite: A component or a map of a patch is NaN or infinite.
     """
     for name, values in scored.arrays().items():
-        bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
         if len(bad):
             raise ScoreNotFinite(
                 f"patch {bad[0]}: its {name} is not finite ({len(bad)} of {len(values)} patches). The pair's weights "

@@ -1,4 +1,4 @@
-"""Every system through the one scorer: scores of a patch alone, whatever its batch; and the released way, which is not."""
+"""Every system through the one scorer: a patch's scores are its own. And the released way, in which they are not."""
 
 import numpy as np
 import pytest

@@ -24,7 +24,7 @@ FALLING = {
     "unet_autoencoder": "contextual_loss",
     "patch_svdd": "self_supervised_loss",
 }
-"""What must fall in a few steps on the same few patches; a GAN without a reconstruction has only the discriminator's."""
+"""What must fall in a few steps on the same patches; a GAN without a reconstruction has the discriminator's alone."""
 
 
 class Stop(Exception):
