@@ -109,7 +109,8 @@ def score_patches(
 
 
 def check_finite(scored: PatchComponents) -> None:
-    """
+    """Passes where every component and every map is finite.
+
     Raises:
         ScoreNotFinite: A component or a map of a patch is NaN or infinite.
     """
@@ -150,22 +151,16 @@ def _empty(found: tuple[torch.Tensor | None, ...], count: int) -> PatchComponent
 
 @contextmanager
 def exact_evaluation(pair: Pair) -> Iterator[None]:
-    """Evaluation mode, no gradients, no autocast, no TF32, no kernel chosen by timing."""
-    with kept_modes(pair), exact_arithmetic(pair):
-        pair.eval()
-        yield
-
-
-@contextmanager
-def kept_modes(pair: Pair) -> Iterator[None]:
-    """Puts the networks' former modes back at the end."""
+    """Evaluation mode and `exact_arithmetic`; the networks' former modes come back at the end."""
     networks = list(pair.networks().values())
     modes = [network.training for network in networks]
-    try:
-        yield
-    finally:
-        for network, mode in zip(networks, modes, strict=True):
-            network.train(mode)
+    with exact_arithmetic(pair):
+        try:
+            pair.eval()
+            yield
+        finally:
+            for network, mode in zip(networks, modes, strict=True):
+                network.train(mode)
 
 
 @contextmanager

@@ -140,7 +140,7 @@ def test_patch_svdd_remembers_embeddings_of_windows_of_training_patches(shards: 
     for room in (pair.memory.small, pair.memory.large):
         assert room.shape == (40, 8)
         assert len(torch.unique(room, dim=0)) > 30  # of many patches and windows
-        assert torch.cdist(room, found).amin(dim=1).max() < 1e-5
+        assert torch.cdist(room.double(), found.double()).amin(dim=1).max() < 1e-5
     again = build_pair(tiny_spec("patch_svdd"), 0).eval()
     fit_memory(again, shards, seed=0, device="cpu")
     assert pair_digest(again) == pair_digest(pair)

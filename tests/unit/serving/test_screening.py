@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tiny_systems import BASELINES, tiny_pair
 from tests.tiny_bundle import MODEL, encoded, grey_image, tiny_calibration, write_tiny_bundle
+from tests.tiny_systems import BASELINES, tiny_pair
 from vigil.config import FolderData, PatchSection, ScoreSection, SplitSection
 from vigil.delivery.bundle import Bundle, load_bundle
 from vigil.images.extraction import extract_split
