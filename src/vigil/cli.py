@@ -37,6 +37,10 @@ STAGES = (
     "register",
     "report",
 )
+BENCHMARKS = (
+    *("table1", "table2", "table3", "ablations", "threats", "figures"),
+    *("beyond-scans", "beyond-parts", "beyond-small"),
+)
 _SECTION_ATTRIBUTES = {"validate": "validation", "register": "registration"}
 
 
@@ -164,8 +168,12 @@ def _build_parser() -> argparse.ArgumentParser:
     leakage.add_argument("--params", type=Path, default=Path("params.yaml"))
     leakage.set_defaults(run=_audit_leakage)
 
-    benchmark = commands.add_parser("benchmark", help="rebuild a table or a figure of the paper, cell by cell")
-    benchmark.add_argument("name", choices=("table1", "table2", "table3", "ablations", "threats", "figures"))
+    benchmark = commands.add_parser(
+        "benchmark",
+        help="rebuild a table or a figure, cell by cell",
+        description=f"NAME is one of {', '.join(BENCHMARKS)}.",
+    )
+    benchmark.add_argument("name", choices=BENCHMARKS, metavar="NAME")
     benchmark.add_argument(
         "--budget", choices=("paper", "gpu", "cpu"), default="cpu", help="what every system may spend (default: cpu)"
     )

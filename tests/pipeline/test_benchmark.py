@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -222,3 +223,25 @@ def test_a_cell_whose_settings_changed_is_made_again(place: Workplace) -> None:
     second = made(changed, "dense_skip_gan")
     assert first.settings != second.settings
     assert (first.spent["images_seen"], second.spent["images_seen"]) == (48, 24)
+
+
+def test_a_switch_beyond_the_paper_runs_on_its_preset(place: Workplace, tmp_path: Path) -> None:
+    text = (PROJECT / "presets" / "cifar10-one-class.yaml").read_text()
+    small = {"epochs: 5\n": "epochs: 1\n", "width: 64": "width: 8", "fitted_patches: 4000": "fitted_patches: 50"}
+    for old, new in small.items():
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "cifar10-one-class.yaml").write_text(text)
+    here = dataclasses.replace(place, presets=tmp_path)
+    task = Task("cifar10", "frog", "one_class_normal")
+    whole, turns = (make_cell(here, Cell(task, 0, name, "cpu")) for name in ("beyond", "beyond_turns"))
+    assert whole is not None
+    assert turns is not None
+    assert (whole.error, turns.error) == (None, None)
+    params = parse_params(read_json(here.out / "cells" / Cell(task, 0, "beyond", "cpu").name / "params.json"))
+    assert (params.calibrate.score, params.data.held_class) == ("memory", "frog")  # type: ignore[union-attr]
+    # The two differ in the score alone, so they stand on one training and its losses are the same.
+    assert whole.measured["auroc"]["value"] != turns.measured["auroc"]["value"]
+    assert whole.spent["images_seen"] == turns.spent["images_seen"]
+    assert whole.spent["seconds"]["score_ms_per_patch"] > 0
+    assert whole.measured["leaks"] == []

@@ -55,7 +55,10 @@ def collect(params: Params, looks: Looks | None) -> dict[str, Any]:
     """
     evaluation, audit = read_json(layout.EVALUATION), read_json(layout.AUDIT)
     calibration = read_calibration(layout.CALIBRATION)
-    taken_over = ("auroc", "recall", "fpr", "images", "per_kind", "pixel_auroc", "aupro", "promise_kept")
+    taken_over = (
+        *("auroc", "recall", "fpr", "images", "per_kind", "pixel_auroc", "aupro", "promise_kept"),
+        *("recall_at_5_percent_fpr", "box_hit_rate", "patch_auroc_inside"),
+    )
     return {
         **{name: evaluation[name] for name in taken_over},
         "trivial": {name: row["auroc"] for name, row in evaluation["trivial_baselines"].items()},
@@ -73,6 +76,7 @@ def spent(params: Params, seconds: dict[str, float]) -> dict[str, Any]:
     """What the cell in the working directory cost, and on what."""
     report = read_json(layout.TRAIN_REPORT)
     (images_seen,) = report["images_seen"].values()
+    patches = sum(len(PatchShards.open(layout.PATCHES[split])) for split in ("calibration", "test"))
     device = resolve_device(params.train)
     return {
         "images_seen": images_seen,
@@ -87,7 +91,7 @@ def spent(params: Params, seconds: dict[str, float]) -> dict[str, Any]:
         "hardware": _hardware(device),
         "torch": torch.__version__,
         "code": code_digest(Path(__file__).parents[1])[:12],
-        "seconds": seconds,
+        "seconds": {**seconds, "score_ms_per_patch": round(1000 * seconds["score"] / patches, 2)},
     }
 
 

@@ -24,7 +24,7 @@ from vigil.benchmark import measures
 from vigil.benchmark.cells import Cell, Record, failed, finished, read_record, write_record
 from vigil.benchmark.locks import locked
 from vigil.benchmark.raw_data import GENERATED, RawData
-from vigil.benchmark.settings import BUDGETS, RAW, Budget, Budgets, params_of, settings_of
+from vigil.benchmark.settings import BUDGETS, RAW, Budget, Budgets, budget_of, params_of, settings_of
 from vigil.config import Params
 from vigil.errors import RegistryError
 from vigil.files import digest_json, read_json, write_json
@@ -57,7 +57,7 @@ class Workplace:
 
     def budget(self, cell: Cell) -> Budget:
         """What the cell may spend."""
-        return self.budgets[cell.budget][cell.task.data]
+        return budget_of(cell, self.budgets, self.presets)
 
     def settings(self, cell: Cell) -> dict[str, Any]:
         """The sections of the cell's params file; see `settings_of`."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vigil.benchmark.cells import BudgetName, Cell
-from vigil.benchmark.systems import system_named
+from vigil.benchmark.systems import is_beyond, system_named
 from vigil.config import Params, load_params, parse_params
+from vigil.errors import ConfigError
 
 PRESETS = {
     "cifar10": "cifar10.yaml",
@@ -20,6 +21,16 @@ PRESETS = {
     "baggage": "baggage-paper.yaml",
 }
 """Whose `data` and `validate` sections a cell takes over."""
+BEYOND_PRESETS = {
+    "cifar10": "cifar10-one-class.yaml",
+    "mvtec": "mvtec-bottle.yaml",
+    "magnetic_tile": "magnetic-tile.yaml",
+    "sixray": "sixray.yaml",
+    "baggage": "../params.yaml",
+}
+"""Of which a switch beyond the paper changes one thing; every other setting is taken over."""
+_BEYOND_EPOCHS: Mapping[BudgetName, float] = {"cpu": 1, "gpu": 8, "paper": 8}
+"""Of the preset's own epochs, which are CPU budgets."""
 RAW = Path("data/raw")
 """Below the cell's folder, as in a project."""
 SIXRAY_SETS = {"A": 10_000, "B": 100_000, "C": 500_000}
@@ -85,6 +96,23 @@ BUDGETS: Budgets = {
 }
 
 
+def budget_of(cell: Cell, budgets: Budgets, presets: Path) -> Budget:
+    """What the cell may spend: its table's budget or, for a switch beyond the paper, that of its preset.
+
+    Raises:
+        ConfigError: The preset is missing or broken.
+    """
+    if not is_beyond(cell.system):
+        return budgets[cell.budget][cell.task.data]
+    preset = _beyond_preset(cell, presets)
+    return Budget(
+        None,
+        preset["model"]["base_width"],
+        preset["patch"]["patch_size_px"],
+        epochs=preset["train"]["epochs"] * _BEYOND_EPOCHS[cell.budget],
+    )
+
+
 def settings_of(cell: Cell, budget: Budget, presets: Path) -> dict[str, Any]:
     """All sections of the cell's params file as JSON values, but for `train.epochs` and where MLflow is.
 
@@ -96,6 +124,8 @@ def settings_of(cell: Cell, budget: Budget, presets: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The preset is missing or broken, or the settings do not fit each other.
     """
+    if is_beyond(cell.system):
+        return _laid_over(_of_preset(cell, presets), system_named(cell.system).settings)
     preset = _preset(presets / PRESETS[cell.task.data])
     shared = {
         "data": {**preset["data"], **_data(cell)},
@@ -117,6 +147,32 @@ def settings_of(cell: Cell, budget: Budget, presets: Path) -> dict[str, Any]:
         shared["model"]["latent_search"] = {"steps": budget.latent_search_steps}
         shared["score"]["batch_size"] = 16  # of its search; a larger one would only make the audit's batches longer
     return _laid_over(shared, system_named(cell.system).settings)
+
+
+def _of_preset(cell: Cell, presets: Path) -> dict[str, Any]:
+    """The preset as a user would run it, with the cell's seed for the split and for training."""
+    preset = _beyond_preset(cell, presets)
+    return _laid_over(
+        {name: section for name, section in preset.items() if name not in ("register", "promote")},
+        {
+            "data": _data(cell),
+            "split": {"seed": cell.seed},
+            "train": {"candidates": [{"name": f"seed-{cell.seed}", "seed": cell.seed}]},
+            "start": {"keep_train_mib": 0.01, "keep_test_mib": 0.01},
+            "evaluate": {"protocol": "paper"},
+        },
+    )
+
+
+def _beyond_preset(cell: Cell, presets: Path) -> dict[str, Any]:
+    path = presets / BEYOND_PRESETS[cell.task.data]
+    preset = _preset(path)
+    if preset["data"]["name"] != cell.task.data:
+        raise ConfigError(
+            f"{path}: expected the default for {cell.task.data}, found one for {preset['data']['name']}; get it back "
+            f"with `git restore params.yaml`, or name another folder with --presets"
+        )
+    return preset
 
 
 @cache

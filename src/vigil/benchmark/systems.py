@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vigil.config import PseudoAnomalySection
+
 PAIR = "dense_skip_gan"
 """The paper's own pair; its cells also measure the baseline rows of a table."""
 
@@ -63,7 +65,71 @@ ABLATIONS = {
 }
 """The paper's pair, one switch at a time."""
 
+_COPIES = {
+    "model": {"pointing": False, "self_supervision": {"enabled": False}, "memory": {"enabled": False}},
+    "train": {
+        "objective": "reconstruct",
+        "generator_share": 1.0,
+        "weights": {"adversarial": 1.0, "contextual": 40.0, "latent": 1.0},
+    },
+    "calibrate": {"score": "eq6", "eta": 0.9},
+}
+_RESTORES = {"model": {"pointing": False}, "train": {"generator_share": 1.0}}
+_MEMORY = {"memory": {"enabled": True, "features": "discriminator"}}
+
+
+def _beyond(*systems: System) -> dict[str, System]:
+    return {system.name: system for system in systems}
+
+
+_WHOLE = System("beyond", "all together: the preset")
+_OF_THE_PAPER = System("beyond_copies", "the paper's objective and score on the same patches", _COPIES)
+_POINTING = (
+    _WHOLE,
+    _OF_THE_PAPER,
+    System("beyond_restores", "restores, does not point: residual", _RESTORES),
+    System(
+        "beyond_points_at_restorations",
+        "points, seeing the restoration as well",
+        {"model": {"pointing_sees": "patch_and_restoration"}, "train": {"generator_share": 1.0}},
+    ),
+    System("beyond_one_view", "map of one view", {"model": {"pointing_views": 1}}),
+    System(
+        "beyond_plain_stamps",
+        "default stamps in place of the preset's",
+        {"train": {"pseudo_anomalies": PseudoAnomalySection().model_dump(mode="json", exclude={"decoy_fraction"})}},
+    ),
+    System(
+        "beyond_adversarial",
+        "adversarial and latent terms on",
+        {"train": {"generator_share": 1.0, "weights": {"adversarial": 1.0, "latent": 1.0}}},
+    ),
+    System("beyond_memory", "score: memory of features", {"model": _MEMORY, "calibrate": {"score": "memory"}}),
+    System(
+        "beyond_fitted",
+        "score: fitted, of map, memory, A_G and A_D",
+        {"model": _MEMORY, "score": {"stamped_patches": 800}, "calibrate": {"score": "fitted"}},
+    ),
+)
+BEYOND_SCANS = _beyond(
+    *_POINTING, System("beyond_without_decoys", "no decoys", {"train": {"pseudo_anomalies": {"decoy_fraction": 0.0}}})
+)
+"""The preset of X-ray scans, one switch at a time."""
+BEYOND_PARTS = _beyond(*_POINTING)
+"""The presets of objects and surfaces, one switch at a time."""
+BEYOND_SMALL = _beyond(
+    _WHOLE,
+    _OF_THE_PAPER,
+    System("beyond_turns", "score: unsure of the turn", {"calibrate": {"score": "self_supervision"}}),
+)
+"""The preset of small natural images, one switch at a time."""
+
 
 def system_named(name: str) -> System:
-    """The system or ablation of this name."""
-    return SYSTEMS.get(name) or ABLATIONS[name]
+    """The system, ablation or switch of this name."""
+    return {**ABLATIONS, **BEYOND_SCANS, **BEYOND_PARTS, **BEYOND_SMALL, **SYSTEMS}[name]
+
+
+def is_beyond(name: str) -> bool:
+    """Whether it is a switch of a preset beyond the paper, with that preset's own settings and budget."""
+    return name in BEYOND_SCANS or name in BEYOND_PARTS or name in BEYOND_SMALL

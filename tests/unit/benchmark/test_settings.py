@@ -9,9 +9,9 @@ import pytest
 from vigil.benchmark.cells import Cell, Task
 from vigil.benchmark.experiments import NAMES, experiment
 from vigil.benchmark.raw_data import RawData
-from vigil.benchmark.settings import BUDGETS, Budget, params_of, settings_of
-from vigil.benchmark.systems import ABLATIONS, PAIR, SYSTEMS
-from vigil.config import Params
+from vigil.benchmark.settings import BEYOND_PRESETS, BUDGETS, Budget, budget_of, params_of, settings_of
+from vigil.benchmark.systems import ABLATIONS, BEYOND_PARTS, BEYOND_SCANS, BEYOND_SMALL, PAIR, SYSTEMS, is_beyond
+from vigil.config import Params, load_params
 from vigil.errors import ConfigError
 from vigil.networks.registry import SYSTEMS as REGISTERED
 
@@ -31,7 +31,7 @@ def data(tmp_path: Path) -> RawData:
 
 
 def params(cell: Cell, train_patches: int = 3000) -> Params:
-    budget = BUDGETS[cell.budget][cell.task.data]
+    budget = budget_of(cell, BUDGETS, PRESETS)
     return params_of(settings_of(cell, budget, PRESETS), budget, train_patches, {})
 
 
@@ -54,7 +54,7 @@ def test_every_cell_has_valid_params(name: str, budget: str, data: RawData) -> N
     for cell in seen.values():
         made = params(cell)
         assert made.data.name == cell.task.data
-        assert made.split.calibration_anomaly_fraction == 0
+        assert made.split.calibration_anomaly_fraction == 0 or is_beyond(cell.system)
         assert made.train.candidates[0].seed == made.split.seed == cell.seed
 
 
@@ -128,3 +128,64 @@ def test_the_data_that_are_there_decide_what_can_be_run(tmp_path: Path) -> None:
     assert there.missing(Task("baggage", "all")) is None
     with pytest.raises(ConfigError, match="no such folder"):
         RawData(tmp_path / "nowhere", tmp_path)
+
+
+BEYOND_TASKS = {
+    "baggage": (Task("baggage", "all"), BEYOND_SCANS),
+    "mvtec": (Task("mvtec", "bottle"), BEYOND_PARTS),
+    "magnetic_tile": (Task("magnetic_tile", "all"), BEYOND_PARTS),
+    "cifar10": (Task("cifar10", "automobile", "one_class_normal"), BEYOND_SMALL),
+}
+TURNED = {
+    "beyond": set(),
+    "beyond_one_view": {"model.pointing_views"},
+    "beyond_restores": {"model.pointing", "train.generator_share"},
+    "beyond_points_at_restorations": {"model.pointing_sees", "train.generator_share"},
+    "beyond_without_decoys": {"train.pseudo_anomalies.decoy_fraction"},
+    "beyond_memory": {"model.memory.enabled", "calibrate.score"},
+    "beyond_fitted": {"model.memory.enabled", "score.stamped_patches", "calibrate.score"},
+    "beyond_adversarial": {"train.generator_share", "train.weights.adversarial", "train.weights.latent"},
+    "beyond_turns": {"calibrate.score"},
+}
+"""Which keys a switch turns, at the most."""
+
+
+@pytest.mark.parametrize("data_set", sorted(BEYOND_TASKS))
+def test_a_switch_beyond_the_paper_is_the_users_preset_with_one_thing_changed(data_set: str) -> None:
+    task, switches = BEYOND_TASKS[data_set]
+    preset = flat(load_params(PRESETS / BEYOND_PRESETS[data_set]).model_dump(mode="json", by_alias=True))
+    for name in switches.keys() & TURNED.keys():
+        made = params(Cell(task, 0, name, "cpu"), train_patches=5000)
+        own = flat(made.model_dump(mode="json", by_alias=True))
+        differing = {key for key in own.keys() | preset.keys() if own.get(key) != preset.get(key)}
+        # Where things lie, how much is recorded, and a column that is added to the report.
+        beside = (
+            "data.root",
+            "register.",
+            "promote.",
+            "start.keep_",
+            "evaluate.protocol",
+            "train.log_",
+            "train.checkpoint_",
+        )
+        assert {key for key in differing if not key.startswith(beside)} <= TURNED[name], name
+        assert made.train.epochs == load_params(PRESETS / BEYOND_PRESETS[data_set]).train.epochs
+
+
+def test_each_switch_of_a_preset_makes_other_settings() -> None:
+    for task, switches in BEYOND_TASKS.values():
+        cells = [Cell(task, 0, name, "cpu") for name in switches]
+        made = {repr(settings_of(cell, budget_of(cell, BUDGETS, PRESETS), PRESETS)) for cell in cells}
+        # The presets of objects leave the stamps at their defaults.
+        assert len(made) == len(cells) - (task.data == "mvtec")
+    larger = budget_of(Cell(Task("baggage", "all"), 0, "beyond", "gpu"), BUDGETS, PRESETS)
+    assert larger.epochs == 8 * (
+        budget_of(Cell(Task("baggage", "all"), 0, "beyond", "cpu"), BUDGETS, PRESETS).epochs or 0
+    )
+
+
+def test_a_default_that_was_replaced_by_another_preset_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "params.yaml").write_text((PRESETS / "digits.yaml").read_text())
+    with pytest.raises(ConfigError, match=r"expected the default for baggage, found one for digits"):
+        budget_of(Cell(Task("baggage", "all"), 0, "beyond", "cpu"), BUDGETS, tmp_path / "presets")

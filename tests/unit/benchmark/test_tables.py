@@ -175,3 +175,24 @@ def test_what_holds_sets_the_leak_beside_the_strict_and_the_published_number(dat
 
 def test_what_holds_says_where_nothing_was_run(data: RawData) -> None:
     assert "No cell of a system with batch normalisation has been run yet." in what_holds([results(data, {})])
+
+
+def test_switches_beyond_the_paper_stand_beside_their_cost_and_the_baselines(data: RawData) -> None:
+    bags = Task("baggage", "all")
+    inside = {"value": 0.88, "trivial": {"laplacian_energy": 0.61, "contrast": 0.77}}
+    records = {
+        (c := cell(bags, "beyond")): finished(
+            c, 0.9, recall_at_5_percent_fpr=0.6, box_hit_rate={"value": 0.92}, patch_auroc_inside=inside, aupro=0.66
+        ),
+        (d := cell(bags, "beyond_one_view")): finished(d, 0.88),
+    }
+    rows = rows_of(markdown(results(data, records, "beyond-scans", seeds=1)), "simulated baggage")
+    titles = rows["system"]
+    whole = dict(zip(titles, rows["all together: the preset"], strict=True))
+    assert whole["image AUROC"] == "0.900 (1)"
+    assert whole["recall at 5 % false positives, read off the ROC"] == "0.600 (1)"
+    assert (whole["hit rate"], whole["AUPRO"]) == ("0.920 (1)", "0.660 (1)")
+    assert (whole["training, s"], whole["scoring, ms per patch"]) == ("90 (1)", "12.5 (1)")
+    trivial = dict(zip(titles, rows["*best trivial image feature*"], strict=True))
+    assert trivial["patch AUROC inside anomalous images"] == "0.770 (1)"
+    assert rows["no decoys"][0].startswith("- [")
