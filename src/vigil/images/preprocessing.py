@@ -40,11 +40,13 @@ def scaled_pixels(content: bytes, name: str, patch: PatchSection, raw_size: tupl
     max_pixels = raw_size[0] * raw_size[1]
     whole = not reduces(min(raw_size), patch.shorter_side_px) and min(raw_size) >= MIN_RAW_SIDE_PX
     pixels = decode_pixels(content, max_pixels=max_pixels) if whole else None
-    if pixels is not None and pixels.shape[2] <= patch.channels and pixels.shape[:2] == raw_size:
-        return _as_channels(_resized(pixels, *scaled_size(*raw_size, patch)), patch)
-    image = decode_image(content, name, max_pixels=max_pixels, shorter_side_px=patch.shorter_side_px)
+    fits = pixels is not None and pixels.shape[2] <= patch.channels and pixels.shape[:2] == raw_size
+    image = None if fits else decode_image(content, name, max_pixels=max_pixels, shorter_side_px=patch.shorter_side_px)
     try:
-        return preprocess(image, patch, raw_size)
+        if image is not None:
+            return preprocess(image, patch, raw_size)
+        assert pixels is not None, "neither of the decoders was asked"
+        return _as_channels(_resized(pixels, *scaled_size(*raw_size, patch)), patch)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
 

@@ -210,6 +210,12 @@ def test_a_large_jpeg_is_reduced_by_its_decoder_to_nearly_the_same_pixels() -> N
     )
 
 
+def test_an_encoded_image_that_would_exhaust_memory_is_refused_by_name() -> None:
+    patch = PatchSection(shorter_side_px=4096)
+    with pytest.raises(DataError, match=r"a\.jpg: expected at most 268435456 pixels after scaling"):
+        scaled_pixels(jpeg(colour(8, 400)), "a.jpg", patch, (8, 400))
+
+
 def test_an_image_of_another_size_than_the_manifest_says_is_refused_by_name() -> None:
     with pytest.raises(DataError, match=r"a\.jpg: 40x30 pixels, more than the limit"):
         scaled_pixels(jpeg(colour(30, 40)), "a.jpg", PatchSection(), (20, 40))
