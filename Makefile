@@ -8,7 +8,7 @@ export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: repro test fuzz check format bench up down status clean help
+.PHONY: repro test fuzz check format bench bench-data up down status clean help
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -42,8 +42,13 @@ format: $(READY)  ## Format the code and mend what ruff can
 	@ruff check --fix .
 	@ruff format .
 
-bench: $(READY)  ## Speed and memory, ratios side by side (docs/benchmarks)
+bench: $(READY)  ## Speed of training and scoring, ratios side by side (docs/benchmarks)
 	@python -m tests.benchmark
+
+SIZES ?= 1000 10000 100000
+bench-data: $(READY)  ## What data cost: speed, memory, bytes, for sets of SIZES images (half an hour, 30 GB of disk)
+	@python -m tests.benchmark.speed
+	@python -m tests.benchmark.scale $(SIZES)
 
 up: $(READY)  ## Start Prefect, MLflow and the served flows on 127.0.0.1
 	@python -m flows.services up

@@ -8,7 +8,7 @@ Legend: label 0 = normal, 1 = anomalous; pixel coordinates count from the upper 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +99,8 @@ class TableType:
                 raise DataError(f"{path}: column '{field.name}' of table '{self.name}' holds a null or a NaN")
         return table
 
-    def read(self, path: Path) -> pa.Table:
-        """Reads a table of this type.
+    def read(self, path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+        """Reads a table of this type, or some of its columns.
 
         Raises:
             DataError: The file is missing, damaged, or of another type or version; a column marked not nullable
@@ -108,7 +108,7 @@ class TableType:
         """
         with self.open(path) as file:
             try:
-                table = file.read()
+                table = file.read(columns)
                 table.validate(full=True)
             except _BROKEN as error:
                 raise _unreadable(path, error) from error

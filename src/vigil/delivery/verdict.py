@@ -67,7 +67,7 @@ def pixels_of(bundle: Bundle, content: bytes, name: str) -> tuple[Pixels | Judge
             )
         # A large JPEG is decoded anew, smaller, as its patches for training were; the picture stays as it is.
         raw_size = (image.height, image.width)
-        smaller = reduces(image, patch.shorter_side_px)
+        smaller = image.format == "JPEG" and reduces(min(image.size), patch.shorter_side_px)
         pixels = scaled_pixels(content, name, patch, raw_size) if smaller else preprocess(image, patch)
         if not len(_positions(pixels, patch)):
             raise DataError(

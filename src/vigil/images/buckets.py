@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,25 +97,35 @@ def settings_of(split: str, patch: PatchSection) -> dict[str, Any]:
     fields = {"channels", "shorter_side_px", "patch_size_px", "stride_px", "edge"}
     return {
         "format": FORMAT_VERSION,
-        "pillow": PIL.__version__,  # decodes and resizes
+        **_makers_of_pixels(patch),
         "masks": split != "train",
         "regions_of_interest": patch.regions_of_interest and split == "test",
         **patch.model_dump(mode="json", include=fields),
     }
 
 
+def _makers_of_pixels(patch: PatchSection) -> dict[str, str]:
+    """The packages that decode and, where that is asked for, resize, with their versions."""
+    makers = {"pillow": PIL.__version__}
+    if patch.shorter_side_px is not None:
+        makers["torch"] = version("torch").partition("+")[0]  # builds for other devices resize alike
+    return makers
+
+
 def write_bucket(job: BucketJob) -> BucketResult:
     """Brings one bucket's files to what `job` asks for; touches nothing where they are that already.
 
     Raises:
-        DataError: As `extraction.extract_split`; also where this process has another Pillow than the one that asks.
+        DataError: As `extraction.extract_split`; also where this process has another Pillow or PyTorch than the one
+            that asks.
     """
     settings = job.settings
-    if PIL.__version__ != settings["pillow"]:
-        raise DataError(
-            f"a worker has Pillow {PIL.__version__}, the patch stage has {settings['pillow']}, which may decode to "
-            f"other pixels; install the same packages on every worker (constraints.txt)"
-        )
+    for package, found in _makers_of_pixels(job.patch).items():
+        if found != settings[package]:
+            raise DataError(
+                f"a worker has {package} {found}, the patch stage has {settings[package]}, which may give other "
+                f"pixels; install the same packages on every worker (constraints.txt)"
+            )
     raw = RawFolder(job.root)
     settings_digest = digest_json(settings)
     sources = [_source_digest(row, raw, settings_digest) for row in job.rows]
@@ -301,12 +312,17 @@ def index_part(folder: Path, bucket: int, patch: PatchSection) -> pa.Table:
     """The rows of records.PATCH_INDEX of one bucket, from its record."""
     entries = read_record(folder, bucket)["images"]
     positions, names, labels, overlaps = [], [], [], []
+    grids: dict[tuple[int, int], tuple[Positions, list[str]]] = {}
     for entry in entries:
-        grid = grid_positions(entry["height"], entry["width"], patch)
+        size = entry["height"], entry["width"]
+        if size not in grids:  # most images of a set have one of few sizes
+            grid = grid_positions(*size, patch)
+            grids[size] = grid, [f"{y},{x}" for y, x in grid.tolist()]
+        grid, places = grids[size]
         interest = np.array(entry["interest"], dtype=np.int64).reshape(-1, 2)
         inside = np.array(entry["inside_px"] or [0] * entry["rows"], dtype=np.int64)
         positions += [grid, interest]
-        names += [f"{y},{x}" for y, x in grid.tolist()] + [f"roi-{number}" for number in range(len(interest))]
+        names += [*places, *(f"roi-{number}" for number in range(len(interest)))]
         labels.append(patch_labels(inside, len(grid), entry["smallest_part_px"], entry["label"], patch))
         overlaps.append(inside / patch.patch_size_px**2)
 

@@ -21,11 +21,13 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 
 def _counts(height: int, width: int, patch: PatchSection) -> tuple[int, int]:
     """Grid rows and columns."""
+    return _grid_counts(height, width, patch.patch_size_px, patch.stride_px, patch.edge)
+
+
+@lru_cache(maxsize=256)  # images of a set have few sizes
+def _grid_counts(height: int, width: int, size: int, stride: int, edge: str) -> tuple[int, int]:
     steps = [
-        -(-max(side - patch.patch_size_px, 0) // patch.stride_px)
-        if patch.edge == "reflect"
-        else (side - patch.patch_size_px) // patch.stride_px
-        for side in (height, width)
+        -(-max(side - size, 0) // stride) if edge == "reflect" else (side - size) // stride for side in (height, width)
     ]
     down, across = (step + 1 if step >= 0 else 0 for step in steps)
     return (down, across) if down and across else (0, 0)
@@ -36,7 +38,7 @@ def grid_positions(height: int, width: int, patch: PatchSection) -> Positions:
     return _grid(*_counts(height, width, patch), patch.stride_px)
 
 
-@lru_cache(maxsize=256)  # images of a set have few sizes
+@lru_cache(maxsize=256)
 def _grid(down: int, across: int, stride: int) -> Positions:
     positions = np.empty((down, across, 2), dtype=np.int64)
     positions[..., 0] = stride * np.arange(down)[:, None]
@@ -61,7 +63,8 @@ def _spanned(height: int, width: int, patch: PatchSection) -> tuple[int, int]:
 def pad(image: npt.NDArray[Pixel], patch: PatchSection) -> npt.NDArray[Pixel]:
     """`image` [H, W, ...] continued below and to the right by reflection up to `padded_shape`."""
     height, width = image.shape[:2]
-    below, right = np.subtract(padded_shape(height, width, patch), (height, width))
+    padded_height, padded_width = padded_shape(height, width, patch)
+    below, right = padded_height - height, padded_width - width
     if not below and not right:
         return image
     return np.pad(image, ((0, below), (0, right)) + ((0, 0),) * (image.ndim - 2), mode="reflect")
@@ -79,10 +82,11 @@ def cut(padded: npt.NDArray[Pixel], positions: Positions, patch: PatchSection) -
         ValueError: A patch does not lie inside the padded image.
     """
     size = patch.patch_size_px
-    if len(positions) and (positions.min() < 0 or (positions.max(axis=0) + size > padded.shape[:2]).any()):
-        raise ValueError(f"positions up to {positions.max(axis=0)} with side {size} leave the image {padded.shape[:2]}")
+    last_y, last_x = (side - size for side in padded.shape[:2])
     patches = np.empty((len(positions), size, size, *padded.shape[2:]), dtype=padded.dtype)
     for target, (y, x) in zip(patches, positions.tolist(), strict=True):
+        if not (0 <= y <= last_y and 0 <= x <= last_x):
+            raise ValueError(f"a patch at ({y}, {x}) with side {size} leaves the image {padded.shape[:2]}")
         target[...] = padded[y : y + size, x : x + size]
     return patches
 

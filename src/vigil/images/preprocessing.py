@@ -14,7 +14,7 @@ from PIL import Image
 
 from vigil.config import PatchSection
 from vigil.errors import DataError
-from vigil.images.source import MODE_ADVICE, decode_image, decode_pixels
+from vigil.images.source import MODE_ADVICE, decode_image, decode_pixels, reduces
 from vigil.records import Box
 
 MIN_RAW_SIDE_PX = 8
@@ -25,8 +25,8 @@ MAX_SCALED_PIXELS = 1 << 28
 def scaled_pixels(content: bytes, name: str, patch: PatchSection, raw_size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """The scaled pixels of an encoded image, uint8 [H, W, C]: as `preprocess`, by the fastest way that there is.
 
-    At native size the pixels are those of `preprocess`, bit by bit, also where `decode_pixels` takes over. An image
-    that `source.reduces` is reduced by the JPEG decoder before it is resized: other pixels, by little.
+    The pixels are those of `preprocess`, bit by bit, also where `decode_pixels` takes over. But an image that is four
+    times as large as asked for is reduced by the JPEG decoder before it is resized: other pixels, by little.
 
     Args:
         content: The encoded image.
@@ -38,13 +38,15 @@ def scaled_pixels(content: bytes, name: str, patch: PatchSection, raw_size: tupl
         DataError: As `decode_image` and `preprocess`, with the name; the image has more pixels than `raw_size` says.
     """
     max_pixels = raw_size[0] * raw_size[1]
-    native = patch.shorter_side_px in (None, min(raw_size))
-    pixels = decode_pixels(content, max_pixels=max_pixels) if native and min(raw_size) >= MIN_RAW_SIDE_PX else None
-    if pixels is not None and pixels.shape[2] <= patch.channels and pixels.shape[0] * pixels.shape[1] == max_pixels:
-        return _as_channels(pixels, patch)
-    image = decode_image(content, name, max_pixels=max_pixels, shorter_side_px=patch.shorter_side_px)
+    whole = not reduces(min(raw_size), patch.shorter_side_px) and min(raw_size) >= MIN_RAW_SIDE_PX
+    pixels = decode_pixels(content, max_pixels=max_pixels) if whole else None
+    fits = pixels is not None and pixels.shape[2] <= patch.channels and pixels.shape[:2] == raw_size
+    image = None if fits else decode_image(content, name, max_pixels=max_pixels, shorter_side_px=patch.shorter_side_px)
     try:
-        return preprocess(image, patch, raw_size)
+        if image is not None:
+            return preprocess(image, patch, raw_size)
+        assert pixels is not None, "neither of the decoders was asked"
+        return _as_channels(_resized(pixels, *scaled_size(*raw_size, patch)), patch)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
 
@@ -56,8 +58,9 @@ def preprocess(
 
     Channels first: RGB becomes grey by Pillow's `convert("L")` (ITU-R 601-2 luma), grey becomes RGB by repetition.
     Then the image is resized so that its shorter side has `patch.shorter_side_px` pixels: bicubic, with the filter
-    widened when shrinking (antialiased); small images are enlarged. Orientation tags (EXIF) are not applied, since
-    masks and boxes refer to the stored pixels.
+    widened when shrinking (antialiased); small images are enlarged. By PyTorch, in integers: a seventh of Pillow's
+    time, and values that differ from Pillow's by at most 2. Orientation tags (EXIF) are not applied, since masks and
+    boxes refer to the stored pixels.
 
     Args:
         image: Completely decoded.
@@ -80,12 +83,26 @@ def preprocess(
     height, width = scaled_size(raw_height, raw_width, patch)
     if image.mode == "RGB" and patch.channels == 1:
         image = image.convert("L")
-    if image.size != (width, height):
-        # The decoder reduces by 2, 4 or 8 and rounds up: part of its last row and column lies outside of the image.
+    if image.size != (raw_width, raw_height):
+        # The decoder reduces by 2, 4 or 8 and rounds up: part of its last row and column lies outside of the image,
+        # which only Pillow's resize can leave out.
         reduced = round(raw_width / image.width)
         inside = (0, 0, raw_width / reduced, raw_height / reduced)
         image = image.resize((width, height), Image.Resampling.BICUBIC, box=inside)
-    return _as_channels(np.asarray(image, dtype=np.uint8).reshape(height, width, -1), patch)
+    pixels = np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, -1)
+    return _as_channels(_resized(pixels, height, width), patch)
+
+
+def _resized(pixels: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
+    """`pixels` [h, w, C] at [height, width, C]; the same bytes on every processor."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    import torch  # only where images are resized: a second, and 200 MB in every worker process
+
+    image = torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)[None]  # [1, C, h, w], not copied
+    resized = torch.nn.functional.interpolate(image, size=(height, width), mode="bicubic", antialias=True)
+    scaled: npt.NDArray[np.uint8] = resized[0].permute(1, 2, 0).contiguous().numpy()
+    return scaled
 
 
 def _as_channels(pixels: npt.NDArray[np.uint8], patch: PatchSection) -> npt.NDArray[np.uint8]:

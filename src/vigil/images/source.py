@@ -156,7 +156,7 @@ def decode_image(content: bytes, name: str, *, max_pixels: int, shorter_side_px:
             frames = getattr(image, "n_frames", 1)
             if frames != 1 and image.format != "MPO":
                 raise DataError(f"{name}: holds {frames} pictures, expected one; save each as a file of its own")
-            if shorter_side_px is not None and reduces(image, shorter_side_px):
+            if shorter_side_px is not None and image.format == "JPEG" and reduces(min(image.size), shorter_side_px):
                 image.draft(None, (2 * shorter_side_px, 2 * shorter_side_px))  # Pillow takes the size above
             image.load()
         except UnidentifiedImageError as error:
@@ -171,9 +171,9 @@ def decode_image(content: bytes, name: str, *, max_pixels: int, shorter_side_px:
     return image
 
 
-def reduces(image: Image.Image, shorter_side_px: int | None) -> bool:
-    """Whether `decode_image` has a full-size image reduced by the JPEG decoder."""
-    return shorter_side_px is not None and image.format == "JPEG" and min(image.size) >= 4 * shorter_side_px
+def reduces(shorter_raw_px: int, shorter_side_px: int | None) -> bool:
+    """Whether `decode_image` has a JPEG whose shorter side is `shorter_raw_px` reduced by its decoder."""
+    return shorter_side_px is not None and shorter_raw_px >= 4 * shorter_side_px
 
 
 def decode_pixels(content: bytes, *, max_pixels: int) -> npt.NDArray[np.uint8] | None:

@@ -21,6 +21,8 @@ from vigil.records import ANOMALOUS, NORMAL, SPLIT_TABLE
 from vigil.seeding import derive_seed
 
 _log = logging.getLogger(__name__)
+COLUMNS = ["image_id", "label", "kind", "group", "official_split"]
+"""Of the manifest, all that decides a split."""
 
 
 @dataclass(slots=True)
@@ -45,10 +47,14 @@ def split_images(accepted: pa.Table, split: SplitSection) -> pa.Table:
 
     Without: `test_fraction` of the normal groups is test, and all anomalous groups that calibration does not take.
 
+    Args:
+        accepted: records.MANIFEST, or its `COLUMNS`.
+        split: How much goes where.
+
     Raises:
         DataError: A split would lack images of a label that it needs; the message says which setting to change.
     """
-    columns = accepted.select(["image_id", "label", "kind", "group", "official_split"]).to_pydict()
+    columns = accepted.select(COLUMNS).to_pydict()
     groups = _groups(columns)
     normal = [group for group in groups if not group.anomalous]
     anomalous = [group for group in groups if group.anomalous]

@@ -9,6 +9,6 @@ from vigil.stages import layout
 
 def run(split: SplitSection) -> None:
     """Splits the accepted images by group."""
-    from vigil.images.splitting import split_images
+    from vigil.images.splitting import COLUMNS, split_images
 
-    SPLIT_TABLE.write(layout.SPLITS, split_images(MANIFEST.read(layout.ACCEPTED), split))
+    SPLIT_TABLE.write(layout.SPLITS, split_images(MANIFEST.read(layout.ACCEPTED, COLUMNS), split))

@@ -52,9 +52,9 @@ def test_extract_keeps_channels_and_type() -> None:
 
 
 def test_positions_outside_the_image_are_refused() -> None:
-    with pytest.raises(ValueError, match="leave the image"):
+    with pytest.raises(ValueError, match="leaves the image"):
         extract(np.zeros((64, 64)), np.array([[0, 48]]), DROP)
-    with pytest.raises(ValueError, match="leave the image"):
+    with pytest.raises(ValueError, match="leaves the image"):
         extract(np.zeros((64, 64)), np.array([[-1, 0]]), REFLECT)
 
 

@@ -22,7 +22,7 @@ from vigil.config import PatchSection
 from vigil.errors import DataError
 from vigil.files import digest_bytes, digest_folder
 from vigil.images import extraction
-from vigil.images.buckets import bucket_of, patch_labels
+from vigil.images.buckets import bucket_of, patch_labels, settings_of
 from vigil.images.extraction import ExtractionCounts, extract_split
 from vigil.images.patches import extract, grid_positions
 from vigil.images.shards import PatchShards
@@ -431,6 +431,18 @@ def test_an_error_in_a_worker_process_names_the_image(raw: RawSet, tmp_path: Pat
     with pytest.raises(DataError, match=r"image-7\.png"):
         raw.extract(tmp_path / "test", patch=PATCH.model_copy(update={"workers": 2}))
     assert not (tmp_path / "test" / "index.parquet").exists()
+
+
+@pytest.mark.parametrize("package", ["pillow", "torch"])
+def test_a_worker_with_another_package_that_makes_pixels_is_refused(
+    raw: RawSet, tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw.add("a.png")
+    resized = PATCH.model_copy(update={"shorter_side_px": 32})
+    asked = settings_of("test", resized) | {package: "0.1"}
+    monkeypatch.setattr(extraction, "settings_of", lambda split, patch: asked)
+    with pytest.raises(DataError, match=rf"a worker has {package} \d+\.\d+\.\d+, the patch stage has 0\.1, which may"):
+        raw.extract(tmp_path / "test", patch=resized)
 
 
 def test_an_image_that_yields_no_patch_is_refused(raw: RawSet, tmp_path: Path) -> None:

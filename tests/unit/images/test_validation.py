@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
-from vigil.config import FolderData, PatchSection, SixrayData, SplitSection, ValidateSection
+from vigil.config import FolderData, MagneticTileData, PatchSection, SixrayData, SplitSection, ValidateSection
 from vigil.errors import DataError, ValidationFailed
 from vigil.files import digest_folder, read_json
 from vigil.images import validation
@@ -164,6 +164,25 @@ def test_empty_masks_pass_by_name_alone_and_a_name_too_many_is_told(root: Path) 
     save(root / "masks/dent/1.png", Image.new("L", (32, 32), 255))
     with pytest.raises(ValidationFailed, match=r"its mask masks/dent/1.png marks 1024 pixels; take it off the list"):
         check(root, listed)
+
+
+def test_an_image_with_more_pixels_than_the_contract_takes_is_named(root: Path) -> None:
+    save(root / "normal/3.png", picture(3, side=48))
+    with pytest.raises(ValidationFailed, match=r"normal/3\.png: 48x48 pixels, more than 2000 \(validate\.max_pixels\)"):
+        check(root, FEW.model_copy(update={"max_pixels": 2000}))
+
+
+def test_a_mask_that_marks_something_on_a_normal_image_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "tiles"
+    for number in range(5):
+        name = f"MT_{'Crack' if number == 4 else 'Free'}/Imgs/exp1_num_{number}000"
+        save(root / f"{name}.jpg", picture(number, "L"))
+        save(root / f"{name}.png", Image.new("L", (32, 32), 255 if number in (2, 4) else 0))
+    manifest = build_manifest(MagneticTileData(name="magnetic_tile", root=str(root)))
+    with pytest.raises(ValidationFailed, match=r"_2000\.png marks something although the image is normal") as caught:
+        validate_manifest(manifest, FEW, root, tmp_path / "report")
+    rule = "every mask is readable, has its image's size, and marks nothing on a normal image"
+    assert f"FAILED {rule} (1 of 5, first MT_Free/Imgs/exp1_num_2000.jpg)" in str(caught.value)
 
 
 def test_a_kind_that_is_not_known_is_named(root: Path) -> None:
