@@ -44,6 +44,17 @@ class BaggageData(Section):
     height_px: Annotated[int, Field(ge=64, le=4096)] = 192
 
 
+class ImportedData(Section):
+    """What the imported data sets have in common (SIXray has a rule of its own, see `vigil.images.manifest`)."""
+
+    near_repeats: Literal["within_official_splits", "everywhere", "never"] = "within_official_splits"
+    """Which images that are near-duplicates of one another form one group, by the leakage audit's own rule, so that no
+    split tears them apart. `within_official_splits`: those that the data set does not itself put into different splits;
+    the audit names the others as a finding. `everywhere`: those too; with `split.official`, the training image of such
+    a pair is left out. `never`: exact copies alone. Raw images are compared: a copy of another resolution that looks
+    like its original only once both are scaled down may be missed, and then the audit finds it."""
+
+
 class HeldClassData(Section):
     """A labelled image set turned into an anomaly task by holding classes."""
 
@@ -60,13 +71,13 @@ class DigitsData(HeldClassData):
     name: Literal["digits"]
 
 
-class Cifar10Data(HeldClassData):
+class Cifar10Data(HeldClassData, ImportedData):
     """CIFAR-10, brought in by `vigil data import cifar10 --from PATH`."""
 
     name: Literal["cifar10"]
 
 
-class MvtecData(Section):
+class MvtecData(ImportedData):
     """MVTec AD, brought in by `vigil data import mvtec --from PATH [--class CATEGORY ...]`."""
 
     name: Literal["mvtec"]
@@ -85,14 +96,14 @@ class MvtecData(Section):
         return self
 
 
-class MagneticTileData(Section):
+class MagneticTileData(ImportedData):
     """Magnetic tile surface defects (Huang et al., 2018), brought in by `vigil data import magnetic_tile`."""
 
     name: Literal["magnetic_tile"]
     root: str
 
 
-class FolderData(Section):
+class FolderData(ImportedData):
     """The user's own images: `normal/`, optional `anomalous/<kind>/`, optional `masks/<kind>/` with equal stems; or
     files anywhere below the root, named in a listing."""
 
