@@ -414,6 +414,17 @@ class Candidate(Section):
     """Dotted keys of `model` and `train`, e.g. `{"train.learning_rate": 1e-3, "model.base_width": 32}`."""
 
 
+class TeacherSection(Section):
+    """A frozen network in whose features the generator's restoration is compared with the patch. Beyond the paper."""
+
+    weights: str
+    """Path of a .safetensors file with the state dict of torchvision's resnet18, which you must have accepted the terms
+    of; nothing is downloaded. DVC does not watch it: after a change, `dvc repro --force train`. Its digest is kept with
+    the pair."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of the feature loss (0 to 2) beside Eq. (5)."""
+
+
 class TrainSection(Section):
     """The training budget, optimiser and candidates."""
 
@@ -426,6 +437,8 @@ class TrainSection(Section):
     schedule: Literal["constant", "linear"] = "constant"
     """`linear`: the rate rises over the first 2 % of the budget and falls to a twentieth over its last 70 %."""
     weights: LossWeights = LossWeights()
+    teacher: TeacherSection | None = Field(default=None, exclude_if=lambda value: value is None)
+    """None: none, and nothing of it is recorded."""
     objective: Literal["reconstruct", "restore"] = "reconstruct"
     """`reconstruct`: the paper's, G copies normal patches. `restore`: G removes pseudo-anomalies (beyond the paper)."""
     pseudo_anomalies: PseudoAnomalySection = PseudoAnomalySection()
@@ -629,6 +642,7 @@ def candidate_sections(
         ConfigError: An override names no key of `model` or `train`, or has a value that the key refuses.
     """
     sections = {"model": model.model_dump(), "train": train.model_dump(exclude={"candidates"})}
+    sections["train"].setdefault("teacher", None)
     for dotted, value in candidate.overrides.items():
         head, *path = dotted.split(".")
         target: Any = sections.get(head)

@@ -49,6 +49,7 @@ _log = logging.getLogger(__name__)
 MAX_DECODED_PIXELS = 100_000_000
 """Larger images are not decoded (decompression bombs); their fault says so."""
 MASK_MODES = ("1", "L")
+_COMPARED = ("L", "RGB")  # modes that the contract can accept; Pillow does not turn all others into grey
 # VOC counts from 1 and some tools from 0; a box that reaches over the edge by that much is clipped, not refused.
 _BOX_TOLERANCE_PX = 1
 _ROWS_PER_CHUNK = 10_000
@@ -115,16 +116,16 @@ class _Links:
     contents: bytearray = field(default_factory=bytearray)
     """The first 16 bytes of the SHA-256; of an unreadable file a number that no other has."""
     hashes: bytearray = field(default_factory=bytearray)
-    """Perceptual hashes, zeros for an unreadable image, where the rule compares them."""
+    """Perceptual hashes, zeros for an image that cannot be compared, where the rule asks for them."""
     widths: array[int] = field(default_factory=lambda: array("i"))
-    """SIXray: raw pixels, -1 for an unreadable image."""
+    """SIXray: raw pixels, -1 for an image that cannot be compared."""
     bags: array[int] = field(default_factory=lambda: array("q"))
     """SIXray: the numbers of the names, -1 where there is none."""
     letters: bytearray = field(default_factory=bytearray)
     official: bytearray = field(default_factory=bytearray)
     """Where the rule compares fine detail: 2 for official test images, 1 for other official ones, else 0."""
     labels: bytearray = field(default_factory=bytearray)
-    """The same: the label, 255 for an unreadable image."""
+    """The same: the label, 255 for an image that cannot be compared."""
 
     @property
     def compares_detail(self) -> bool:
@@ -133,17 +134,18 @@ class _Links:
 
     def add(self, place: int, row: ImageRow, sha256: str, image: Image.Image | None) -> None:
         """Takes down the image that the reader gave as number `place`."""
+        pictured = image if image is not None and image.mode in _COMPARED else None
         self.groups += hashlib.blake2b(row.group.encode(), digest_size=16).digest()
         self.contents += place.to_bytes(16) if image is None else bytes.fromhex(sha256[:32])
         if self.compares_detail:
-            square = None if image is None else grey_square(image)
+            square = None if pictured is None else grey_square(pictured)
             self.hashes += bytes(8 * WORDS) if square is None else hash_of_square(square).tobytes()
             self.official.append(0 if row.official_split is None else 2 if row.official_split == "test" else 1)
             self.labels.append(255 if square is None else row.label)
             self.squares.write(bytes(_SQUARE_SIDE**2) if square is None else square.tobytes())
         if self.rule == "sixray":
-            self.hashes += bytes(8 * WORDS) if image is None else perceptual_hash(image).tobytes()
-            self.widths.append(-1 if image is None else image.width)
+            self.hashes += bytes(8 * WORDS) if pictured is None else perceptual_hash(pictured).tobytes()
+            self.widths.append(-1 if pictured is None else pictured.width)
             letter, number = bag_number(PurePosixPath(row.path).stem) or ("?", -1)
             self.bags.append(number)
             self.letters += letter.encode()
@@ -182,11 +184,11 @@ class _Links:
         """
         labels = np.frombuffer(self.labels, np.uint8)
         official = np.frombuffer(self.official, np.uint8)
-        readable = np.flatnonzero(labels != 255)
-        one, other = nearest_pairs(np.frombuffer(self.hashes, np.uint64).reshape(-1, WORDS)[readable], _MOST_PAIRS)
+        comparable = np.flatnonzero(labels != 255)
+        one, other = nearest_pairs(np.frombuffer(self.hashes, np.uint64).reshape(-1, WORDS)[comparable], _MOST_PAIRS)
         if len(one) == _MOST_PAIRS:
             _log.warning("near-repeats: only the %d pairs with the nearest hashes are compared", _MOST_PAIRS)
-        one, other = readable[one], readable[other]
+        one, other = comparable[one], comparable[other]
         if self.rule == "within_official_splits":
             together = official[one] == official[other]
             one, other = one[together], other[together]

@@ -21,10 +21,12 @@ from vigil.config import LossWeights, TrainSection
 from vigil.errors import TrainingDiverged
 from vigil.networks.pair import Pair
 from vigil.networks.self_supervision import turn_loss
+from vigil.networks.teacher import ResNet18Features
 from vigil.training.losses import (
     adversarial_discriminator_loss,
     adversarial_generator_loss,
     contextual_loss,
+    feature_loss,
     latent_loss,
     pointing_loss,
     total_loss,
@@ -56,7 +58,7 @@ class GeneratorStep:
     """What one step of the generator measured before it moved."""
 
     loss: float
-    """Eq. (5)."""
+    """Eq. (5), and the weighted feature loss where there is a teacher."""
     adversarial: float
     contextual: float
     latent: float
@@ -81,6 +83,13 @@ class Views(NamedTuple):
     """int64 [V], by how many quarters each was turned, 0 to 3."""
 
 
+class Teaching(NamedTuple):
+    """A frozen teacher, and the weight of its feature loss."""
+
+    network: ResNet18Features
+    weight: float
+
+
 @dataclass(slots=True)
 class Players:
     """The pair and its two optimisers."""
@@ -88,6 +97,7 @@ class Players:
     pair: Pair
     generator_optimizer: Optimizer
     discriminator_optimizer: Optimizer
+    teaching: Teaching | None = None
 
 
 def make_players(pair: Pair, train: TrainSection) -> Players:
@@ -168,7 +178,8 @@ def generator_step(
 ) -> GeneratorStep:
     """Moves the generator once along Eq. (5), while the discriminator stands still.
 
-    Where the weights of the adversarial and of the latent loss are both 0, neither is computed.
+    Where the weights of the adversarial and of the latent loss are both 0, neither is computed. Where there is a
+    teacher, its feature loss is added.
 
     Args:
         x: Normal patches [B, C, P, P] in [-1, 1].
@@ -189,6 +200,13 @@ def generator_step(
         latent = latent_loss(features_x, judged.features)
     contextual = contextual_loss(x, reconstruction)
     loss = total_loss(adversarial, contextual, latent, weights)
+    if players.teaching is not None:
+        teacher = players.teaching.network
+        with fabric.autocast():
+            with torch.no_grad():
+                taught = teacher(x)
+            restored = teacher(reconstruction)
+        loss = loss + players.teaching.weight * feature_loss(taught, restored)
 
     players.generator_optimizer.zero_grad()
     fabric.backward(loss)

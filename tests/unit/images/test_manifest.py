@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,21 @@ def test_near_duplicates_share_a_group_in_any_imported_set_unless_that_is_switch
     assert all(name == group for name, group in alone.items())
     joined = {"normal/compressed.jpg": "normal/1.png", "normal/2.png": "anomalous/dent/darker.png"}
     assert groups_of(FolderData(name="folder", root=str(tmp_path))) == {**alone, **joined}
+
+
+@pytest.mark.parametrize("sixray", [False, True])
+def test_images_that_have_no_grey_form_are_not_compared(tmp_path: Path, sixray: bool) -> None:
+    for number in range(2):
+        file = io.BytesIO()
+        Image.new("LAB", (40, 30), (90, 120, 130)).save(file, "TIFF")
+        name = f"JPEGImages/N{number}.jpg" if sixray else f"normal/{number}.tif"
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(file.getvalue() + bytes(number))  # no exact copies
+    save(tmp_path / ("JPEGImages/P1.jpg" if sixray else "normal/2.png"), scene(0))
+    data = SixrayData if sixray else FolderData
+    found = groups_of(data.model_validate({"name": "sixray" if sixray else "folder", "root": str(tmp_path)}))
+    assert len(found) == 3
+    assert all(name == group for name, group in found.items())
 
 
 def test_a_near_duplicate_across_the_official_split_is_joined_only_on_request(tmp_path: Path) -> None:
