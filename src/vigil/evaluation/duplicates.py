@@ -17,13 +17,15 @@ from PIL import Image
 
 from vigil.config import PatchSection
 from vigil.evaluation.localisation import stitched_images
-from vigil.images.fine_detail import AGAINST, REFERENCES, fine_detail, limit_of_likeness
-from vigil.images.near_repeats import WORDS, grey_square, nearest_pairs, perceptual_hash
+from vigil.images.fine_detail import AGAINST, FARTHEST, REFERENCES, fine_detail, limit_of_likeness
+from vigil.images.near_repeats import WORDS, Squares, grey_square, hash_of_square, nearest_pairs, perceptual_hash
 from vigil.images.shards import PatchShards
 from vigil.progress import Progress
 from vigil.seeding import numpy_generator
 
 _MOST_TEST_IMAGES = 2000
+_MOST_TEST_PATCHES = 20_000
+_READ_AT_ONCE = 256
 _MOST_PAIRS = 20_000  # the nearest by hash; each picture of a pair takes 16 kB
 
 Detail = NDArray[np.float32]
@@ -83,6 +85,62 @@ def near_duplicates(test: PatchShards, others: Mapping[str, PatchShards], patch:
         pairs += nearest.values()
     pairs.sort(key=lambda pair: (pair.distance, pair.test_image, pair.split))
     return Duplicates(pairs, len(test_ids), candidates, limit)
+
+
+def rehearsed_duplicates(
+    rehearsed: Mapping[str, NDArray[np.uint8]], test: PatchShards, train: PatchShards, seed: int
+) -> Duplicates:
+    """The test images with a patch that is a near-duplicate of a rehearsed one.
+
+    As `near_duplicates`, with a limit for each test patch: its `limit_of_likeness` among training patches. So a piece
+    of background that looks the same in every image is no near-duplicate.
+
+    Args:
+        rehearsed: Patches [P, P, C] of an earlier version's training, by name.
+        test: The test patches; a seeded sample where there are more than 20,000.
+        train: The training patches; a seeded sample of 1,000 is what is usual.
+        seed: Of the samples.
+    """
+    random = numpy_generator(seed, "rehearsed duplicates")
+    rows = {split: shards.rows_of("grid") for split, shards in (("test", test), ("train", train))}
+    for split, most in (("test", _MOST_TEST_PATCHES), ("train", AGAINST)):
+        if len(rows[split]) > most:
+            rows[split] = np.sort(random.choice(rows[split], most, replace=False))
+    old = {name: _grey(patch) for name, patch in rehearsed.items()}
+    new = dict(_squares_of(test, rows["test"]))
+    near = _near(_hashes_of({str(row): square for row, square in new.items()}), _hashes_of(old))
+    usual = fine_detail(np.stack([square for _, square in _squares_of(train, rows["train"])]))
+    ids = test.index.column("image_id")
+    found: dict[str, Duplicate] = {}
+    for row, name in near:
+        details = fine_detail(np.stack([new[int(row)], old[name]]))
+        distance = 1 - float(details[0] @ details[1])
+        among = np.concatenate([details[:1], usual])
+        image_id = str(ids[int(row)].as_py())
+        if distance <= limit_of_likeness(among, [0], np.arange(len(among))) and (
+            image_id not in found or distance < found[image_id].distance
+        ):
+            found[image_id] = Duplicate(image_id, "rehearsal", name, max(distance, 0.0))
+    pairs = sorted(found.values(), key=lambda pair: (pair.distance, pair.test_image))
+    images = len({ids[int(row)].as_py() for row in rows["test"].tolist()})
+    return Duplicates(pairs, images, len(near), FARTHEST)
+
+
+def _grey(patch: NDArray[np.uint8]) -> Squares:
+    return grey_square(Image.fromarray(patch.squeeze()))
+
+
+def _hashes_of(squares: Mapping[str, Squares]) -> dict[str, bytes]:
+    return {name: hash_of_square(square).tobytes() for name, square in squares.items()}
+
+
+def _squares_of(shards: PatchShards, rows: NDArray[np.int64]) -> Iterator[tuple[int, Squares]]:
+    progress = Progress("rehearsed near-duplicates", len(rows), "patches")
+    for start in range(0, len(rows), _READ_AT_ONCE):
+        part = rows[start : start + _READ_AT_ONCE]
+        yield from zip(part.tolist(), map(_grey, shards.read(part)), strict=True)
+        progress.advance(len(part))
+    progress.close()
 
 
 def _near(first: Mapping[str, bytes], second: Mapping[str, bytes]) -> list[tuple[str, str]]:
