@@ -33,7 +33,8 @@ def fine_detail(squares: Squares) -> Details:
     from scipy.ndimage import gaussian_filter
 
     pixels = squares.astype(np.float64)
-    detail = (pixels - gaussian_filter(pixels, (0, _BLUR_PX, _BLUR_PX))).reshape(len(pixels), -1)
+    detail = pixels - gaussian_filter(pixels, (0, _BLUR_PX, _BLUR_PX))
+    detail = detail.reshape(len(pixels), pixels.shape[1] * pixels.shape[2])
     detail -= detail.mean(axis=1, keepdims=True)
     length = np.linalg.norm(detail, axis=1, keepdims=True)
     return np.where(length > 1e-6, detail / np.maximum(length, 1e-6), 0).astype(np.float32)

@@ -46,6 +46,7 @@ from vigil.records import MANIFEST, NORMAL, Box
 from vigil.seeding import numpy_generator
 
 _log = logging.getLogger(__name__)
+
 MAX_DECODED_PIXELS = 100_000_000
 """Larger images are not decoded (decompression bombs); their fault says so."""
 MASK_MODES = ("1", "L")

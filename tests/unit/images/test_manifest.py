@@ -229,6 +229,15 @@ def test_near_duplicates_share_a_group_in_any_imported_set_unless_that_is_switch
     assert groups_of(FolderData(name="folder", root=str(tmp_path))) == {**alone, **joined}
 
 
+def test_a_set_with_one_image_or_with_one_normal_image_has_no_usual_likeness(tmp_path: Path) -> None:
+    for name in ("one", "few"):
+        save(tmp_path / name / "normal/0.png", scene(0))
+    for number in range(2):
+        save(tmp_path / f"few/anomalous/dent/{number}.png", scene(1).point(lambda value, by=number: value // (1 + by)))
+    for name, images in (("one", 1), ("few", 3)):
+        assert len(groups_of(FolderData(name="folder", root=str(tmp_path / name)))) == images
+
+
 @pytest.mark.parametrize("sixray", [False, True])
 def test_images_that_have_no_grey_form_are_not_compared(tmp_path: Path, sixray: bool) -> None:
     for number in range(2):
