@@ -166,7 +166,8 @@ def nearest_pairs(hashes: Hashes, most: int, sides: npt.NDArray[np.int64] | None
         one, other = np.minimum(i, j), np.maximum(i, j)
         kept = with_pair(one, other)
         one, other = one[kept], other[kept]
-        waiting.append((distances(unique[one], unique[other]) * count + one) * count + other)
+        keys = (distances(unique[one], unique[other]) * count + one) * count + other
+        waiting.append(keys if len(held) < most else keys[keys < held[-1]])
         if sum(map(len, waiting)) > most:
             held, waiting = np.unique(np.concatenate([held, *waiting]))[:most], []
     held = np.unique(np.concatenate([held, *waiting]))[:most]
