@@ -1,5 +1,7 @@
 # Every target does its own set-up; nothing needs to be installed first but Python 3.11+, git and make.
 PYTHON ?= python3
+# Processes of `make test`, each on one thread.
+TEST_WORKERS ?= 2
 VENV   := .venv
 BIN    := $(CURDIR)/$(VENV)/bin
 READY  := $(VENV)/.ready
@@ -26,8 +28,9 @@ repro: $(READY)  ## Rebuild everything that changed: raw images to registered mo
 	@dvc repro
 	@vigil summary
 
-test: $(READY)  ## Run the tests
-	@pytest
+# Files stay whole, so that no fixture of a file is made twice, and in their order, so that the long ones come early.
+test: $(READY)  ## Run the tests, in two processes (TEST_WORKERS=N)
+	@OMP_NUM_THREADS=1 pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile --no-loadscope-reorder
 
 fuzz: $(READY)  ## 5,000 damaged files of every kind through the readers (a few minutes; `make test` runs 300)
 	@VIGIL_FUZZ_CASES=$${VIGIL_FUZZ_CASES:-5000} pytest tests/fuzz

@@ -50,6 +50,17 @@ class BaggageData(Section):
     height_px: Annotated[int, Field(ge=64, le=4096)] = 192
 
 
+class ImportedData(Section):
+    """What the imported data sets have in common (SIXray has a rule of its own, see `vigil.images.manifest`)."""
+
+    near_repeats: Literal["within_official_splits", "everywhere", "never"] = "within_official_splits"
+    """Which images that are near-duplicates of one another form one group, by the leakage audit's own rule, so that no
+    split tears them apart. `within_official_splits`: those that the data set does not itself put into different splits;
+    the audit names the others as a finding. `everywhere`: those too; with `split.official`, the training image of such
+    a pair is left out. `never`: exact copies alone. Raw images are compared: a copy of another resolution that looks
+    like its original only once both are scaled down may be missed, and then the audit finds it."""
+
+
 class HeldClassData(Section):
     """A labelled image set turned into an anomaly task by holding classes."""
 
@@ -66,13 +77,13 @@ class DigitsData(HeldClassData):
     name: Literal["digits"]
 
 
-class Cifar10Data(HeldClassData):
+class Cifar10Data(HeldClassData, ImportedData):
     """CIFAR-10, brought in by `vigil data import cifar10 --from PATH`."""
 
     name: Literal["cifar10"]
 
 
-class MvtecData(Section):
+class MvtecData(ImportedData):
     """MVTec AD, brought in by `vigil data import mvtec --from PATH [--class CATEGORY ...]`."""
 
     name: Literal["mvtec"]
@@ -91,14 +102,14 @@ class MvtecData(Section):
         return self
 
 
-class MagneticTileData(Section):
+class MagneticTileData(ImportedData):
     """Magnetic tile surface defects (Huang et al., 2018), brought in by `vigil data import magnetic_tile`."""
 
     name: Literal["magnetic_tile"]
     root: str
 
 
-class FolderData(Section):
+class FolderData(ImportedData):
     """The user's own images: `normal/`, optional `anomalous/<kind>/`, optional `masks/<kind>/` with equal stems; or
     files anywhere below the root, named in a listing."""
 
@@ -460,6 +471,17 @@ class Candidate(Section):
     """Dotted keys of `model` and `train`, e.g. `{"train.learning_rate": 1e-3, "model.base_width": 32}`."""
 
 
+class TeacherSection(Section):
+    """A frozen network in whose features the generator's restoration is compared with the patch. Beyond the paper."""
+
+    weights: str
+    """Path of a .safetensors file with the state dict of torchvision's resnet18, which you must have accepted the terms
+    of; nothing is downloaded. DVC does not watch it: after a change, `dvc repro --force train`. Its digest is kept with
+    the pair."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of the feature loss (0 to 2) beside Eq. (5)."""
+
+
 class TrainSection(Section):
     """The training budget, optimiser and candidates."""
 
@@ -477,6 +499,8 @@ class TrainSection(Section):
     `dense_skip_gan` alone."""
     gradient_penalty: Annotated[float, Field(ge=0)] = _added(10.0)
     """Weight of the penalty; used where `adversarial` is `wasserstein_gp`."""
+    teacher: TeacherSection | None = _added(None)
+    """None: none, and nothing of it is recorded."""
     objective: Literal["reconstruct", "restore"] = "reconstruct"
     """`reconstruct`: the paper's, G copies normal patches. `restore`: G removes pseudo-anomalies (beyond the paper)."""
     pseudo_anomalies: PseudoAnomalySection = PseudoAnomalySection()
@@ -688,6 +712,7 @@ class Params(Section):
         refused = {
             "train.objective": (train.objective, not own and train.objective == "restore", "'reconstruct'"),
             "train.adversarial": (train.adversarial, not own and train.adversarial != "log", "'log'"),
+            "train.teacher": (train.teacher and train.teacher.weights, not own and train.teacher is not None, "null"),
             "calibrate.score": (
                 self.calibrate.score,
                 (own and self.calibrate.score == "published")

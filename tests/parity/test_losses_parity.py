@@ -9,6 +9,7 @@ from vigil.training.losses import (
     adversarial_discriminator_loss,
     adversarial_generator_loss,
     contextual_loss,
+    feature_loss,
     latent_loss,
     total_loss,
 )
@@ -73,6 +74,21 @@ def test_latent_loss_is_eq_4(rng):
     expected = sum(abs(a - b) for a, b in zip(features_x.ravel(), features_reconstruction.ravel(), strict=True))
     found = latent_loss(torch.tensor(features_x), torch.tensor(features_reconstruction))
     assert found.item() == pytest.approx(expected / features_x.size, rel=1e-12)
+
+
+def test_feature_loss_is_1_less_the_cosine_of_the_features(rng):
+    shapes = ((3, 8, 4, 4), (3, 16, 2, 2))
+    pairs = [rng.normal(0, 2, (2, *shape)) for shape in shapes]
+    per_stage = []
+    for a, b in pairs:
+        cosines = []
+        for batch, y, x in np.ndindex(a.shape[0], *a.shape[2:]):
+            u, v = a[batch, :, y, x], b[batch, :, y, x]
+            cosines.append(u @ v / np.sqrt((u @ u) * (v @ v)))
+        per_stage.append(1 - np.mean(cosines))
+    stages = [[torch.tensor(pair[side]) for pair in pairs] for side in (0, 1)]
+    assert feature_loss(*stages).item() == pytest.approx(np.mean(per_stage), rel=1e-5)
+    assert feature_loss(stages[0], stages[0]).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_total_is_the_weighted_sum_of_eq_5():

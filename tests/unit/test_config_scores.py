@@ -62,7 +62,10 @@ def test_a_baseline_is_scored_by_its_own_score_and_the_papers_pair_is_not() -> N
             params(model={"name": name})
 
 
-@pytest.mark.parametrize(("key", "value"), [("objective", "restore"), ("adversarial", "wasserstein_gp")])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("objective", "restore"), ("adversarial", "wasserstein_gp"), ("teacher", {"weights": "resnet18.safetensors"})],
+)
 def test_a_baseline_is_trained_as_it_was_published(key: str, value: str) -> None:
     assert getattr(params(train={key: value}).train, key) == value
     with pytest.raises(ConfigError, match=rf"train\.{key} is '{value}', which model\.name 'dagan' does not have"):

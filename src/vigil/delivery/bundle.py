@@ -125,7 +125,8 @@ class AuditSummary(_Record):
     leaks: tuple[str, ...]
     """Checks that found a leak."""
     findings: dict[str, Estimate]
-    """Trivial features that separate the test split, and their AUROC."""
+    """Trivial features that separate the test split, and their AUROC; other findings, and the share of the test images
+    that they are about."""
     digest: str
     """SHA-256 of reports/audit.json."""
 
@@ -133,7 +134,7 @@ class AuditSummary(_Record):
     def of(cls, report: Mapping[str, Any], digest: str) -> AuditSummary:
         """The findings of `reports/audit.json`, whose SHA-256 is `digest`."""
         findings = {
-            name: Estimate(value=row["auroc"], low=row["low"], high=row["high"])
+            name: Estimate(value=row["auroc"] if "auroc" in row else row["share"], low=row["low"], high=row["high"])
             for name, row in report["findings"].items()
         }
         return cls(leaks=tuple(report["leaks"]), findings=findings, digest=digest)

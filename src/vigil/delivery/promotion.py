@@ -40,6 +40,7 @@ from vigil.delivery.mlflow_registry import (
 from vigil.delivery.mlflow_tracking import absolute_uri, import_mlflow, open_store, shortened, store_errors
 from vigil.delivery.verdict import judge_encoded
 from vigil.errors import BundleMismatch, ConfigError, PromotionRefused, RegistryError, VigilError
+from vigil.evaluation.audit_record import OFFICIAL_NEAR_DUPLICATES
 from vigil.files import canonical_json, digest_json
 from vigil.seeding import numpy_generator
 
@@ -93,7 +94,7 @@ class HistoryEvent:
     reasons: tuple[str, ...] = ()
     """Why it was refused; for `promoted`, the objections that were overruled."""
     accepted_findings: tuple[str, ...] = ()
-    """Shortcuts in the data, found by the leakage audit, that were accepted for the reason in `why`."""
+    """Findings of the leakage audit in the data that were accepted for the reason in `why`."""
 
     def as_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -161,13 +162,13 @@ def promote(
         who: Kept in the history.
         why: Kept in the history.
         accept: True overrules the rules (never a bundle that is damaged or does not score, nor the audit); needs `why`.
-        accept_findings: Shortcuts in the data that the audit found and that are accepted, by name; needs `why`.
+        accept_findings: Findings of the audit in the data that are accepted, by name; needs `why`.
 
     Raises:
         PromotionRefused: The challenger does not score or breaks a rule; the message lists every reason.
         BundleMismatch: The challenger's bundle is damaged.
         RegistryError: There is no challenger, another promotion is under way, or the store does not answer.
-        ConfigError: `accept` or `accept_findings` without `why`, or the audit found no shortcut of such a name.
+        ConfigError: `accept` or `accept_findings` without `why`, or the audit has no finding of such a name.
     """
     if accept_findings and not why.strip():
         raise ConfigError("accepting a finding of the leakage audit needs a reason: say why")
@@ -307,7 +308,7 @@ def audit_objections(challenger: Version, accepted: Sequence[str] = ()) -> list[
 
     Args:
         challenger: The version that is to become champion.
-        accepted: Names of the shortcuts that are accepted.
+        accepted: Names of the findings that are accepted.
 
     Raises:
         ConfigError: One of `accepted` is not what the audit found.
@@ -316,7 +317,7 @@ def audit_objections(challenger: Version, accepted: Sequence[str] = ()) -> list[
     found = {} if audit is None else audit.findings
     if unknown := [name for name in accepted if name not in found]:
         known = f"it found {', '.join(found)}" if found else "it found none"
-        raise ConfigError(f"the audit of v{challenger.number} found no shortcut '{unknown[0]}' to accept; {known}")
+        raise ConfigError(f"the audit of v{challenger.number} found no finding '{unknown[0]}' to accept; {known}")
     if audit is None:
         return [f"v{challenger.number} was registered without a leakage audit; `dvc repro` audits and registers anew"]
     reasons = [
@@ -326,9 +327,13 @@ def audit_objections(challenger: Version, accepted: Sequence[str] = ()) -> list[
         if name not in accepted:
             low = "-" if estimate.low is None else f"{estimate.low:.3f}"
             high = "-" if estimate.high is None else f"{estimate.high:.3f}"
+            if name == OFFICIAL_NEAR_DUPLICATES:
+                what = "the data set's own split has near-duplicates on both sides, a share of the test images of"
+            else:
+                what = f"shortcut in the data: '{name}' alone separates the test split, AUROC"
             reasons.append(
-                f"shortcut in the data: '{name}' alone separates the test split, AUROC {estimate.value:.3f} "
-                f"[{low}, {high}]; if that is acceptable, promote with --accept-finding {name} and --why"
+                f"{what} {estimate.value:.3f} [{low}, {high}]; if that is acceptable, promote with --accept-finding "
+                f"{name} and --why"
             )
     return reasons
 

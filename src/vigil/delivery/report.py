@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from vigil.evaluation.audit_record import headline
+from vigil.evaluation.audit_record import OFFICIAL_NEAR_DUPLICATES, headline
 
 Report = Mapping[str, Any]
 """What one of the pipeline's JSON files holds."""
@@ -210,7 +210,12 @@ def _verdict(evaluation: Report, audit: Report) -> dict[str, str]:
 
 
 def _audit(audit: Report) -> dict[str, Any]:
-    shown = {"passed": ("good", "passed"), "leak": ("bad", "LEAK"), "shortcut": ("mixed", "finding")}
+    shown = {
+        "passed": ("good", "passed"),
+        "leak": ("bad", "LEAK"),
+        "shortcut": ("mixed", "finding"),
+        "finding": ("mixed", "finding"),
+    }
     rows = []
     for check in audit["checks"].values():
         tone, word = shown.get(check["status"], ("soft", "not checked"))
@@ -517,8 +522,14 @@ def _limits(inputs: ReportInputs) -> list[str]:
             f"{moved} of the training patches that were kept with the parent lie in images that serve for calibration "
             f"or test now. They were not rehearsed, but the parent has seen them, and probably others like them."
         )
-    if inputs.audit["findings"]:
-        named = ", ".join(_baseline_name(name) for name in inputs.audit["findings"])
+    shortcuts = [name for name in inputs.audit["findings"] if name != OFFICIAL_NEAR_DUPLICATES]
+    if len(shortcuts) < len(inputs.audit["findings"]):
+        found.append(
+            "The data set's own split has near-duplicates on both sides. Figures compare with others on that split "
+            "and may say too much about new images."
+        )
+    if shortcuts:
+        named = ", ".join(_baseline_name(name) for name in shortcuts)
         found.append(
             f"Normal and anomalous test images differ in how they were made ({named}), and a pair may use that. The "
             f"AUROC does not say how well anomalies are found in images that are otherwise alike."

@@ -8,9 +8,27 @@ from typing import Any, Literal
 
 FORMAT_VERSION = 1
 
-Status = Literal["passed", "leak", "shortcut", "not_checked"]
+Status = Literal["passed", "leak", "shortcut", "finding", "not_checked"]
 Report = Mapping[str, Any]
 """What `reports/audit.json` holds."""
+
+
+OFFICIAL_NEAR_DUPLICATES = "official_near_duplicates"
+"""The finding that the data set's own split has near-duplicates on both sides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The part of the test images that a finding is about."""
+
+    value: float
+    low: float
+    high: float
+    """The ends of its interval."""
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"share": self.value, "low": self.low, "high": self.high}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +39,8 @@ class Check:
     status: Status
     text: str
     """What was tried and found; for a leak also what to do."""
+    share: Share | None = None
+    """Of a finding about test images; its name is the check's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +69,12 @@ class Audit:
     """Trivial features that are findings."""
 
     @property
+    def findings(self) -> dict[str, dict[str, Any]]:
+        """What a promotion has to accept by name: shortcuts with their AUROC, other findings with their share."""
+        shares = {name: check.share.as_json() for name, check in self.checks.items() if check.share is not None}
+        return {**{name: self.separations[name].as_json() for name in self.shortcuts}, **shares}
+
+    @property
     def leaks(self) -> tuple[str, ...]:
         """Names of the checks that found a leak."""
         return tuple(name for name, check in self.checks.items() if check.status == "leak")
@@ -58,7 +84,7 @@ class Audit:
         return {
             "version": FORMAT_VERSION,
             "leaks": list(self.leaks),
-            "findings": {name: self.separations[name].as_json() for name in self.shortcuts},
+            "findings": self.findings,
             "checks": {
                 name: {"title": check.title, "status": check.status, "text": check.text}
                 for name, check in self.checks.items()
@@ -68,7 +94,7 @@ class Audit:
 
     def as_text(self) -> str:
         """The audit for a terminal."""
-        marks = {"passed": "ok", "leak": "LEAK", "shortcut": "FINDING", "not_checked": "-"}
+        marks = {"passed": "ok", "leak": "LEAK", "shortcut": "FINDING", "finding": "FINDING", "not_checked": "-"}
         lines = []
         for name, check in self.checks.items():
             lines.append(f"{marks[check.status]:<8} {name:<20} {check.title}")
@@ -81,8 +107,11 @@ def headline(report: Report) -> str:
     if report["leaks"]:
         return f"LEAK: {', '.join(report['leaks'])}. The numbers cannot be trusted, and promotion refuses."
     made = [check for check in report["checks"].values() if check["status"] != "not_checked"]
-    passed = f"no leak in {len([c for c in made if c['status'] != 'shortcut'])} checks"
-    if report["findings"]:
-        named = ", ".join(f"{name} (AUROC {row['auroc']:.3f})" for name, row in report["findings"].items())
+    passed = f"no leak in {len([c for c in made if c['status'] not in ('shortcut', 'finding')])} checks"
+    shortcuts = {name: row["auroc"] for name, row in report["findings"].items() if name != OFFICIAL_NEAR_DUPLICATES}
+    if crossing := report["findings"].get(OFFICIAL_NEAR_DUPLICATES):
+        passed += f"; {crossing['share']:.1%} of the test images have a near-duplicate across the official split"
+    if shortcuts:
+        named = ", ".join(f"{name} (AUROC {auroc:.3f})" for name, auroc in shortcuts.items())
         return f"{passed}; SHORTCUT in the data: {named} separates the test split without looking for anomalies"
     return f"{passed}, no shortcut found"

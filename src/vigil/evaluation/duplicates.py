@@ -1,15 +1,14 @@
 """Test images that training or calibration saw in all but name: copies that were compressed, scaled or brightened.
 
 Equal bytes are found by their hash elsewhere. Here pictures are compared, as the pair sees them: first by perceptual
-hash, which also meets pictures of different objects in one place, then by their fine detail, which does not.
+hash (`near_repeats`), then by fine detail (`fine_detail`), the rule by which the manifest groups near-repeats as well.
 
-Legend: M images, K pixels of a thumbnail.
+Legend: K pixels of a square.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -18,18 +17,16 @@ from PIL import Image
 
 from vigil.config import PatchSection
 from vigil.evaluation.localisation import stitched_images
-from vigil.images.near_repeats import WORDS, distances, near_pairs, perceptual_hash
+from vigil.images.fine_detail import AGAINST, FARTHEST, REFERENCES, fine_detail, limit_of_likeness
+from vigil.images.near_repeats import WORDS, Squares, grey_square, hash_of_square, nearest_pairs, perceptual_hash
 from vigil.images.shards import PatchShards
 from vigil.progress import Progress
 from vigil.seeding import numpy_generator
 
-_SIDE_PX = 64
-_BLUR_PX = 1.0
 _MOST_TEST_IMAGES = 2000
+_MOST_TEST_PATCHES = 20_000
+_READ_AT_ONCE = 256
 _MOST_PAIRS = 20_000  # the nearest by hash; each picture of a pair takes 16 kB
-_REFERENCE, _AGAINST = 100, 1000
-_SHARE = 0.07
-_FARTHEST = 0.1
 
 Detail = NDArray[np.float32]
 
@@ -60,11 +57,8 @@ class Duplicates(NamedTuple):
 def near_duplicates(test: PatchShards, others: Mapping[str, PatchShards], patch: PatchSection, seed: int) -> Duplicates:
     """The test images that are near-duplicates of images in `others`.
 
-    Two pictures are near-duplicates if their perceptual hashes are near (`near_repeats`), and the distance of
-    their fine detail (64x64 grey pixels less their blur, so that brightness, contrast and scale do not count) is at
-    most a tenth of what is usual between a training image and the one most like it, and at most 0.1. So in a data set
-    where every picture shows the same kind of part in the same place, only what is much closer than that counts.
-    Shifted, turned and mirrored copies are not found.
+    Two pictures are near-duplicates if their perceptual hashes are near, and the distance of their fine detail is at
+    most the `limit_of_likeness` among training images. Shifted, turned and mirrored copies are not found.
 
     Args:
         test: The test patches.
@@ -93,40 +87,80 @@ def near_duplicates(test: PatchShards, others: Mapping[str, PatchShards], patch:
     return Duplicates(pairs, len(test_ids), candidates, limit)
 
 
+def rehearsed_duplicates(
+    rehearsed: Mapping[str, NDArray[np.uint8]], test: PatchShards, train: PatchShards, seed: int
+) -> Duplicates:
+    """The test images with a patch that is a near-duplicate of a rehearsed one.
+
+    As `near_duplicates`, with a limit for each test patch: its `limit_of_likeness` among training patches. So a piece
+    of background that looks the same in every image is no near-duplicate.
+
+    Args:
+        rehearsed: Patches [P, P, C] of an earlier version's training, by name.
+        test: The test patches; a seeded sample where there are more than 20,000.
+        train: The training patches; a seeded sample of 1,000 is what is usual.
+        seed: Of the samples.
+    """
+    random = numpy_generator(seed, "rehearsed duplicates")
+    rows = {split: shards.rows_of("grid") for split, shards in (("test", test), ("train", train))}
+    for split, most in (("test", _MOST_TEST_PATCHES), ("train", AGAINST)):
+        if len(rows[split]) > most:
+            rows[split] = np.sort(random.choice(rows[split], most, replace=False))
+    old = {name: _grey(patch) for name, patch in rehearsed.items()}
+    new = dict(_squares_of(test, rows["test"]))
+    near = _near(_hashes_of({str(row): square for row, square in new.items()}), _hashes_of(old))
+    usual = fine_detail(np.stack([square for _, square in _squares_of(train, rows["train"])]))
+    ids = test.index.column("image_id")
+    found: dict[str, Duplicate] = {}
+    for row, name in near:
+        details = fine_detail(np.stack([new[int(row)], old[name]]))
+        distance = 1 - float(details[0] @ details[1])
+        among = np.concatenate([details[:1], usual])
+        image_id = str(ids[int(row)].as_py())
+        if distance <= limit_of_likeness(among, [0], np.arange(len(among))) and (
+            image_id not in found or distance < found[image_id].distance
+        ):
+            found[image_id] = Duplicate(image_id, "rehearsal", name, max(distance, 0.0))
+    pairs = sorted(found.values(), key=lambda pair: (pair.distance, pair.test_image))
+    images = len({ids[int(row)].as_py() for row in rows["test"].tolist()})
+    return Duplicates(pairs, images, len(near), FARTHEST)
+
+
+def _grey(patch: NDArray[np.uint8]) -> Squares:
+    return grey_square(Image.fromarray(patch.squeeze()))
+
+
+def _hashes_of(squares: Mapping[str, Squares]) -> dict[str, bytes]:
+    return {name: hash_of_square(square).tobytes() for name, square in squares.items()}
+
+
+def _squares_of(shards: PatchShards, rows: NDArray[np.int64]) -> Iterator[tuple[int, Squares]]:
+    progress = Progress("rehearsed near-duplicates", len(rows), "patches")
+    for start in range(0, len(rows), _READ_AT_ONCE):
+        part = rows[start : start + _READ_AT_ONCE]
+        yield from zip(part.tolist(), map(_grey, shards.read(part)), strict=True)
+        progress.advance(len(part))
+    progress.close()
+
+
 def _near(first: Mapping[str, bytes], second: Mapping[str, bytes]) -> list[tuple[str, str]]:
     """The names of pictures whose hashes are near, one of `first` and one of `second`, the nearest first."""
-    named: dict[bytes, tuple[list[str], list[str]]] = {}
-    for side, pictures in enumerate((first, second)):
-        for name, value in pictures.items():
-            named.setdefault(value, ([], []))[side].append(name)
-    hashes = np.frombuffer(b"".join(named), dtype=np.uint64).reshape(-1, WORDS)
-    names = list(named.values())
-    found = {(0, i, i) for i in range(len(names))}
-    for i, j in near_pairs(hashes):
-        found.update(zip(distances(hashes[i], hashes[j]).tolist(), i.tolist(), j.tolist(), strict=True))
-    pairs = (
-        (one, other)
-        for _, i, j in sorted(found)
-        for k, m in dict.fromkeys(((i, j), (j, i)))
-        for one in names[k][0]
-        for other in names[m][1]
-    )
-    return list(islice(pairs, _MOST_PAIRS))
+    names = [*first, *second]
+    sides = np.repeat([0, 1], [len(first), len(second)])
+    hashes = np.frombuffer(b"".join([*first.values(), *second.values()]), dtype=np.uint64).reshape(-1, WORDS)
+    one, other = nearest_pairs(hashes, _MOST_PAIRS, sides)
+    pairs = zip(np.minimum(one, other).tolist(), np.maximum(one, other).tolist(), strict=True)
+    return [(names[i], names[j]) for i, j in pairs]
 
 
 def _limit(train: PatchShards, patch: PatchSection, random: np.random.Generator) -> float:
     """See `near_duplicates`; images of one group do not count as alike by chance."""
     groups = dict(zip(*(train.index.column(name).to_pylist() for name in ("image_id", "group")), strict=True))
-    details = _details(train, patch, set(_sampled(sorted(groups), _AGAINST, random)))
+    details = _details(train, patch, set(_sampled(sorted(groups), AGAINST, random)))
     names = list(details)
-    together = np.stack(list(details.values()))  # [M, K]
+    references = [names.index(name) for name in _sampled(names, REFERENCES, random)]
     group = np.array([groups[name] for name in names], dtype=np.str_)
-    nearest = []
-    for name in _sampled(names, _REFERENCE, random):
-        alike = (together @ details[name])[group != groups[name]]
-        if len(alike):
-            nearest.append(1 - float(alike.max()))
-    return min(_FARTHEST, _SHARE * float(np.median(nearest))) if nearest else 0.0
+    return limit_of_likeness(np.stack(list(details.values())), references, group)
 
 
 def _ids(shards: PatchShards) -> list[str]:
@@ -157,15 +191,6 @@ def _hashes(
 
 
 def _details(shards: PatchShards, patch: PatchSection, only: Collection[str]) -> dict[str, Detail]:
-    """The fine detail of each picture, [K] of length 1; zeros where a picture is flat."""
-    from scipy.ndimage import gaussian_filter
-
-    found = {}
-    for image_id, picture in _pictures(shards, patch, only) if only else ():
-        grey = picture.convert("L").resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BOX)
-        pixels = np.asarray(grey, np.float64)
-        detail = pixels - gaussian_filter(pixels, _BLUR_PX)
-        detail -= detail.mean()
-        length = np.linalg.norm(detail)
-        found[image_id] = (detail / length if length > 1e-6 else detail * 0).ravel().astype(np.float32)
-    return found
+    """The fine detail of each picture, [K]."""
+    pictures = _pictures(shards, patch, only) if only else ()
+    return {image_id: fine_detail(grey_square(picture)[None])[0] for image_id, picture in pictures}

@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 
 from vigil.calibration.calibration import Calibration, fit_calibration, scores_digest
 from vigil.calibration.ranking import auroc
+from vigil.calibration.threshold import clopper_pearson
 from vigil.config import AuditSection, CalibrateSection, PatchSection, ScoreSection
 from vigil.errors import VigilError
-from vigil.evaluation.audit_record import Audit, Check, Report, Separation
-from vigil.evaluation.duplicates import near_duplicates
+from vigil.evaluation.audit_record import OFFICIAL_NEAR_DUPLICATES, Audit, Check, Report, Separation, Share
+from vigil.evaluation.duplicates import Duplicate, near_duplicates, rehearsed_duplicates
 from vigil.evaluation.evaluation import digest_of_test
 from vigil.evaluation.shortcuts import POSITION, separations, trivial_images
+from vigil.images.rehearsal import decode
 from vigil.images.shards import PatchShards
 from vigil.networks.pair import Pair
 from vigil.progress import Progress
@@ -73,6 +75,8 @@ class AuditInputs:
     """records.PATCH_SCORES of `calibration` and `test`."""
     root: Path
     """Folder of the raw data set."""
+    rehearsed: pa.Table
+    """records.KEPT: the training patches of an earlier version that this one rehearsed; empty where there were none."""
     patch: PatchSection
     score: ScoreSection
     calibrate: CalibrateSection
@@ -295,14 +299,79 @@ def split_checks(inputs: AuditInputs, section: AuditSection) -> dict[str, Check]
     )
     others = {split: inputs.shards[split] for split in ("train", "calibration")}
     near = near_duplicates(inputs.shards["test"], others, inputs.patch, section.seed)
+    official = _official_splits(inputs, used)
+    crossing = [d for d in near.pairs if official.get(d.test_image) == "test" != official.get(d.image, "test")]
+    tried = (
+        f"{near.test_images} test images; {near.candidates} pairs with near perceptual hashes, compared by detail, "
+        f"alike at a distance up to {near.limit:.4f}"
+    )
     checks["near_duplicates"] = _overlap(
         "No test image is a near-duplicate of one in train or calibration",
-        [f"{d.test_image} (test) and {d.image} ({d.split}), distance {d.distance:.4f}" for d in near.pairs],
-        f"{near.test_images} test images; {near.candidates} pairs with near perceptual hashes, compared by detail, "
-        f"alike at a distance up to {near.limit:.4f}",
-        "look at them; remove one of each two, or give both one group, and run `dvc repro`",
+        [_described_pair(d) for d in near.pairs if d not in crossing],
+        tried,
+        "look at them; remove one of each two, or let data.near_repeats or your listing give both one group, and run "
+        "`dvc repro`",
     )
+    if official:
+        checks[OFFICIAL_NEAR_DUPLICATES] = _official_check(crossing, near.test_images, section.confidence, tried)
+    if inputs.rehearsed.num_rows:
+        checks["rehearsal"] = _rehearsal_check(inputs, facts, used["test"] & set(facts), section.seed)
     return checks
+
+
+def _official_splits(inputs: AuditInputs, used: Mapping[str, set[str]]) -> dict[str, str]:
+    """The official split of each image; empty where another split than the data set's own is in force."""
+    columns = (inputs.manifest[name].to_pylist() for name in ("image_id", "official_split"))
+    official = {image_id: split for image_id, split in zip(*columns, strict=True) if split is not None}
+    of_test = {official.get(image_id) for image_id in used["test"]}
+    of_train = {official.get(image_id) for image_id in used["train"]}
+    return official if of_test == {"test"} and None not in of_train and "test" not in of_train else {}
+
+
+def _described_pair(pair: Duplicate) -> str:
+    return f"{pair.test_image} (test) and {pair.image} ({pair.split}), distance {pair.distance:.4f}"
+
+
+def _official_check(crossing: list[Duplicate], test_images: int, confidence: float, tried: str) -> Check:
+    """Whether the data set's own split has near-duplicates on both sides: nobody here moved them, so it is no leak."""
+    title = "The official split has no near-duplicates on both sides"
+    images = len({pair.test_image for pair in crossing})
+    if not images:
+        return Check(title, "passed", f"{tried}: none.")
+    interval = clopper_pearson(images, test_images, confidence)
+    named = "; ".join(_described_pair(pair) for pair in crossing[:_EXAMPLES])
+    return Check(
+        title,
+        "finding",
+        f"{images} of {test_images} test images have one, such as {named}. The data set itself puts them there, and "
+        f"figures stay comparable with others on its split; they may say too much. To leave the training images out: "
+        f"data.near_repeats: everywhere.",
+        Share(images / test_images, *interval),
+    )
+
+
+def _rehearsal_check(inputs: AuditInputs, facts: Mapping[str, Report], test: set[str], seed: int) -> Check:
+    """Whether what an earlier version learned from, and this one rehearsed, holds what is tested now."""
+    title = "No rehearsed sample is of a test image or a near-duplicate of one"
+    of_test = {facts[image_id]["sha256"]: image_id for image_id in sorted(test)}
+    digests = inputs.rehearsed.column("sha256").to_pylist()
+    wrong = [f"{of_test[d]} (test) was rehearsed" for d in sorted(set(digests) & set(of_test))]
+    pixels = decode(inputs.rehearsed).pixels
+    named = {f"patch {n} of {digest[:12]}": p for n, (digest, p) in enumerate(zip(digests, pixels, strict=True))}
+    near = rehearsed_duplicates(named, inputs.shards["test"], inputs.shards["train"], seed)
+    wrong += [
+        f"{d.test_image} (test) and rehearsed {d.image}, distance {d.distance:.4f}"
+        for d in near.pairs
+        if facts.get(d.test_image, {}).get("sha256") not in digests
+    ]
+    return _overlap(
+        title,
+        wrong,
+        f"{len(pixels)} rehearsed patches against those of {near.test_images} test images; {near.candidates} pairs "
+        f"with near perceptual hashes, compared by detail",
+        "the earlier version has learned from these images: take them out of the test data, or train from scratch "
+        "(`vigil train --from scratch`)",
+    )
 
 
 def _overlap(title: str, wrong: list[str], tried: str, advice: str) -> Check:

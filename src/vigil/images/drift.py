@@ -99,7 +99,7 @@ def read_reference(path: Path, data: BaseModel) -> Reference:
     Raises:
         DataError: The file is damaged or of another format.
     """
-    settings = data.model_dump(mode="json")
+    settings = data.model_dump(mode="json", exclude={"near_repeats"})  # grouping makes no other set of it
     for entry in _entries(path):
         if entry["data"] == settings:
             return Reference(settings, Statistics.from_json(entry["statistics"]))

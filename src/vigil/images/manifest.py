@@ -1,21 +1,23 @@
 """The manifest: one row per raw image with everything that can be known of it, and no judgement.
 
 A file that cannot be read, or whose annotation contradicts it, keeps its row and says why in `fault`.
-Memory: one image at a time, plus some 100 bytes per row (SIXray: some 300) while the rows are put in order.
+Memory: one image at a time, plus some 100 bytes per row (with near-repeats some 300) while the rows are put in order.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
@@ -23,20 +25,42 @@ from PIL import Image
 from vigil.config import DataSection
 from vigil.errors import DataError
 from vigil.files import digest_bytes
-from vigil.images.near_repeats import WORDS, Groups, Positions, near_pairs, perceptual_hash, views_of_one_bag
+from vigil.images.fine_detail import AGAINST, FARTHEST, REFERENCES, Details, fine_detail, limit_of_likeness
+from vigil.images.near_repeats import (
+    WORDS,
+    Groups,
+    Positions,
+    Squares,
+    grey_square,
+    hash_of_square,
+    near_pairs,
+    nearest_pairs,
+    perceptual_hash,
+    views_of_one_bag,
+)
 from vigil.images.readers import ImageRow, read_rows
 from vigil.images.readers.sixray import bag_number
 from vigil.images.source import decode_image, read_encoded, resolve_below
 from vigil.progress import track
 from vigil.records import MANIFEST, NORMAL, Box
+from vigil.seeding import numpy_generator
+
+_log = logging.getLogger(__name__)
 
 MAX_DECODED_PIXELS = 100_000_000
 """Larger images are not decoded (decompression bombs); their fault says so."""
 MASK_MODES = ("1", "L")
+_COMPARED = ("L", "RGB")  # modes that the contract can accept; Pillow does not turn all others into grey
 # VOC counts from 1 and some tools from 0; a box that reaches over the edge by that much is clipped, not refused.
 _BOX_TOLERANCE_PX = 1
 _ROWS_PER_CHUNK = 10_000
 _SPOOL = "rows.arrow"
+_SQUARE_SIDE = 64
+_MOST_PAIRS = 500_000  # the nearest by hash; confirming as many takes a minute
+_PAIRS_AT_ONCE, _READ_AT_ONCE = 1024, 128
+# The audit reads its limit off other pictures (those in training, preprocessed) than the manifest; what it could call a
+# near-duplicate must be in one group, and one pair more in a group costs nothing.
+_MARGIN = 1.5
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts RGB to L
 
 
@@ -51,12 +75,15 @@ def build_manifest(data: DataSection, max_pixels: int = MAX_DECODED_PIXELS) -> p
 def manifest_parts(data: DataSection, scratch: Path, max_pixels: int = MAX_DECODED_PIXELS) -> Iterator[pa.Table]:
     """Yields the manifest of a raw data set (`records.MANIFEST`) by `image_id`; every image is decoded completely.
 
-    Exact copies share a group, and in SIXray so do near-repeats and two views of one bag (`near_repeats`), whatever
-    the reader says, so that no split can hold both. A group is named after its first image.
+    Exact copies share a group, whatever the reader says, so that no split can hold both. So do near-repeats: in SIXray
+    those by perceptual hash, and two views of one bag (`near_repeats`); in the other imported sets those that the
+    leakage audit would call near-duplicates (`fine_detail`), as `data.near_repeats` says. Generated sets know their
+    groups. A group is named after its first image.
 
     Args:
         data: Where the data set lies, and how it is read.
-        scratch: Folder for a file that holds the rows while they are put in order; it is gone at the end.
+        scratch: Folder for files that hold the rows, and 4 kB per image where near-repeats are sought, while the rows
+            are put in order; they are gone at the end.
         max_pixels: Images and masks with more pixels are a fault, not decoded.
 
     Raises:
@@ -64,41 +91,62 @@ def manifest_parts(data: DataSection, scratch: Path, max_pixels: int = MAX_DECOD
     """
     scratch.mkdir(parents=True, exist_ok=True)
     spool = scratch / _SPOOL
-    links = _Links(data.name == "sixray")
+    rule = "sixray" if data.name == "sixray" else getattr(data, "near_repeats", "never")
     try:
-        with pa.OSFile(str(spool), "wb") as sink, pa.ipc.new_file(sink, MANIFEST.schema) as writer:
-            for rows in _batched(_examined(data, max_pixels, links), _ROWS_PER_CHUNK):
-                writer.write_batch(pa.RecordBatch.from_pylist(list(rows), MANIFEST.schema))
-        with pa.memory_map(str(spool)) as source:
-            yield from _in_order(pa.ipc.open_file(source).read_all(), links)
+        with tempfile.TemporaryFile(dir=scratch) as squares:
+            links = _Links(rule, squares)
+            with pa.OSFile(str(spool), "wb") as sink, pa.ipc.new_file(sink, MANIFEST.schema) as writer:
+                for rows in _batched(_examined(data, max_pixels, links), _ROWS_PER_CHUNK):
+                    writer.write_batch(pa.RecordBatch.from_pylist(list(rows), MANIFEST.schema))
+            with pa.memory_map(str(spool)) as source:
+                yield from _in_order(pa.ipc.open_file(source).read_all(), links)
     finally:
         spool.unlink(missing_ok=True)
 
 
 @dataclass(slots=True)
 class _Links:
-    """What connects images with one another, in the order of the reader; 32 bytes per image, 74 for SIXray."""
+    """What connects images with one another, in the order of the reader; 32 bytes per image, with near-repeats 74."""
 
-    is_sixray: bool
+    rule: str
+    """`sixray`, or a value of `data.near_repeats`."""
+    squares: IO[bytes]
+    """A file of the grey squares of all images, 4 kB each, where the rule compares fine detail."""
     groups: bytearray = field(default_factory=bytearray)
     """A hash of the reader's group, 16 bytes each."""
     contents: bytearray = field(default_factory=bytearray)
     """The first 16 bytes of the SHA-256; of an unreadable file a number that no other has."""
     hashes: bytearray = field(default_factory=bytearray)
-    """SIXray: perceptual hashes, zeros for an unreadable image."""
+    """Perceptual hashes, zeros for an image that cannot be compared, where the rule asks for them."""
     widths: array[int] = field(default_factory=lambda: array("i"))
-    """SIXray: raw pixels, -1 for an unreadable image."""
+    """SIXray: raw pixels, -1 for an image that cannot be compared."""
     bags: array[int] = field(default_factory=lambda: array("q"))
     """SIXray: the numbers of the names, -1 where there is none."""
     letters: bytearray = field(default_factory=bytearray)
+    official: bytearray = field(default_factory=bytearray)
+    """Where the rule compares fine detail: 2 for official test images, 1 for other official ones, else 0."""
+    labels: bytearray = field(default_factory=bytearray)
+    """The same: the label, 255 for an image that cannot be compared."""
+
+    @property
+    def compares_detail(self) -> bool:
+        """Whether near-repeats are confirmed by their fine detail."""
+        return self.rule in ("within_official_splits", "everywhere")
 
     def add(self, place: int, row: ImageRow, sha256: str, image: Image.Image | None) -> None:
         """Takes down the image that the reader gave as number `place`."""
+        pictured = image if image is not None and image.mode in _COMPARED else None
         self.groups += hashlib.blake2b(row.group.encode(), digest_size=16).digest()
         self.contents += place.to_bytes(16) if image is None else bytes.fromhex(sha256[:32])
-        if self.is_sixray:
-            self.hashes += bytes(8 * WORDS) if image is None else perceptual_hash(image).tobytes()
-            self.widths.append(-1 if image is None else image.width)
+        if self.compares_detail:
+            square = None if pictured is None else grey_square(pictured)
+            self.hashes += bytes(8 * WORDS) if square is None else hash_of_square(square).tobytes()
+            self.official.append(0 if row.official_split is None else 2 if row.official_split == "test" else 1)
+            self.labels.append(255 if square is None else row.label)
+            self.squares.write(bytes(_SQUARE_SIDE**2) if square is None else square.tobytes())
+        if self.rule == "sixray":
+            self.hashes += bytes(8 * WORDS) if pictured is None else perceptual_hash(pictured).tobytes()
+            self.widths.append(-1 if pictured is None else pictured.width)
             letter, number = bag_number(PurePosixPath(row.path).stem) or ("?", -1)
             self.bags.append(number)
             self.letters += letter.encode()
@@ -113,7 +161,9 @@ class _Links:
             by_key = np.lexsort((keys[:, 1], keys[:, 0]))
             same = (keys[by_key[1:]] == keys[by_key[:-1]]).all(axis=1)
             groups.join(rank[by_key[:-1][same]], rank[by_key[1:][same]])
-        if self.is_sixray:
+        if self.compares_detail:
+            self._join_near_repeats(rank, groups)
+        if self.rule == "sixray":
             widths, bags = np.frombuffer(self.widths, np.int32), np.frombuffer(self.bags, np.int64)
             readable = np.flatnonzero(widths >= 0)
             hashes = np.frombuffer(self.hashes, dtype=np.uint64).reshape(-1, WORDS)[readable]
@@ -126,6 +176,68 @@ class _Links:
                 one, other = views_of_one_bag(numbers[by_number], widths[by_number].astype(np.int64))
                 groups.join(rank[by_number[one]], rank[by_number[other]])
         return groups.firsts()
+
+    def _join_near_repeats(self, rank: Positions, groups: Groups) -> None:
+        """Joins what the audit would call near-duplicates, with a margin.
+
+        The limit is read off pictures of different groups, so it rises as groups grow, until nothing more is joined.
+        Where most images have a copy, the copies pass for what is usual, here as in the audit.
+        """
+        labels = np.frombuffer(self.labels, np.uint8)
+        official = np.frombuffer(self.official, np.uint8)
+        comparable = np.flatnonzero(labels != 255)
+        one, other = nearest_pairs(np.frombuffer(self.hashes, np.uint64).reshape(-1, WORDS)[comparable], _MOST_PAIRS)
+        if len(one) == _MOST_PAIRS:
+            _log.warning("near-repeats: only the %d pairs with the nearest hashes are compared", _MOST_PAIRS)
+        one, other = comparable[one], comparable[other]
+        if self.rule == "within_official_splits":
+            together = official[one] == official[other]
+            one, other = one[together], other[together]
+        distance = self._detail_distances(one, other)
+        close = distance <= _MARGIN * FARTHEST
+        one, other, distance = one[close], other[close], distance[close]
+
+        # As in the audit, normal images of training are what the limit is read off.
+        usual = np.flatnonzero((labels == NORMAL) & (official != 2))
+        random = numpy_generator(0, "near-repeats")
+        if len(usual) > AGAINST:
+            usual = np.sort(random.choice(usual, AGAINST, replace=False))
+        references = random.permutation(len(usual))[:REFERENCES].tolist()
+        details = self._details(usual)
+        joined = np.zeros(len(one), np.bool_)
+        while True:
+            limit = _MARGIN * limit_of_likeness(details, references, groups.firsts()[rank[usual]])
+            more = ~joined & (distance <= limit)
+            if not more.any():
+                break
+            groups.join(rank[one[more]], rank[other[more]])
+            joined |= more
+        if joined.any():
+            _log.info("near-repeats: %d pairs are grouped, alike at a distance up to %.4f", joined.sum(), limit)
+
+    def _detail_distances(self, one: Positions, other: Positions) -> npt.NDArray[np.float64]:
+        """1 - the correlation of the fine detail of `one[k]` and `other[k]`."""
+        order = np.argsort(one, kind="stable")
+        found = np.empty(len(one))
+        starts = range(0, len(one), _PAIRS_AT_ONCE)
+        for start in track(starts, "near-repeats, detail", len(starts), "blocks"):
+            part = order[start : start + _PAIRS_AT_ONCE]
+            places, where = np.unique(np.concatenate([one[part], other[part]]), return_inverse=True)
+            details = self._details(places)
+            found[part] = 1 - np.einsum("pk,pk->p", details[where[: len(part)]], details[where[len(part) :]])
+        return found
+
+    def _details(self, places: Positions) -> Details:
+        """The fine detail of the images at ascending `places`, [len(places), K]."""
+        parts = np.split(places, range(_READ_AT_ONCE, len(places), _READ_AT_ONCE))
+        return np.concatenate([fine_detail(self._read(part)) for part in parts])
+
+    def _read(self, places: Positions) -> Squares:
+        squares = np.empty((len(places), _SQUARE_SIDE, _SQUARE_SIDE), np.uint8)
+        for square, place in zip(squares, places.tolist(), strict=True):
+            self.squares.seek(place * _SQUARE_SIDE**2)
+            square[:] = np.frombuffer(self.squares.read(_SQUARE_SIDE**2), np.uint8).reshape(square.shape)
+        return squares
 
 
 def _examined(data: DataSection, max_pixels: int, links: _Links) -> Iterator[dict[str, Any]]:

@@ -9,8 +9,8 @@ and found 4 of the 64 below that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import combinations
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations, islice
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +28,11 @@ _SIDE = 64
 _BLOCKS = 12  # of the first word; two words that differ in 8 bits agree in at least 4 of 12 blocks
 _PAIRS_AT_ONCE = 1 << 20
 _ALL_PAIRS_UP_TO = 4096
+_TABLES_TRIED = 9
 
 Hashes = npt.NDArray[np.uint64]
 Positions = npt.NDArray[np.int64]
+Squares = npt.NDArray[np.uint8]
 
 
 def _cosines() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -53,8 +55,18 @@ def perceptual_hash(image: Image.Image) -> Hashes:
     Of the discrete cosine transform of the grey image at 64x64, without its mean, from coarse to fine detail.
     Rescaling, recompression, small shifts and small changes of the contents change few of its bits.
     """
-    grey = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.int64)
+    return hash_of_square(grey_square(image))
+
+
+def grey_square(image: Image.Image) -> Squares:
+    """An image as 64x64 grey pixels, uint8 [64, 64], whatever its shape."""
+    return np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX))
+
+
+def hash_of_square(square: Squares) -> Hashes:
+    """`perceptual_hash` of an image that is a `grey_square` already."""
     # Integers, because the order in which floats are summed would decide the sign of what is nearly zero.
+    grey = square.astype(np.int64)
     coefficients = _TRANSFORM @ grey @ _TRANSFORM.T  # [F, F]
     return np.packbits(coefficients[_ROWS, _COLUMNS] > 0).view(">u8").astype(np.uint64)
 
@@ -81,13 +93,13 @@ def near_pairs(hashes: Hashes) -> Iterator[tuple[Positions, Positions]]:
     yield copies[again], again
 
     tables: Iterable[npt.NDArray[np.uint64]]
-    if len(unique) <= _ALL_PAIRS_UP_TO:
+    # Neighbouring frequencies go to different blocks: some of them have nearly always the same sign.
+    masks = [sum(1 << bit for bit in range(block, 64, _BLOCKS)) for block in range(_BLOCKS)]
+    chosen = [np.uint64(sum(c)) for c in combinations(masks, _BLOCKS - MAX_COARSE_DISTANCE)]
+    if len(unique) <= _ALL_PAIRS_UP_TO or _tables_compare_more(unique[:, 0], chosen):
         tables = [np.zeros(len(unique), dtype=np.uint64)]
     else:
-        # Neighbouring frequencies go to different blocks: some of them have nearly always the same sign.
-        masks = [sum(1 << bit for bit in range(block, 64, _BLOCKS)) for block in range(_BLOCKS)]
-        chosen = list(combinations(masks, _BLOCKS - MAX_COARSE_DISTANCE))
-        tables = (unique[:, 0] & np.uint64(sum(c)) for c in track(chosen, "near-repeats", len(chosen), "tables"))
+        tables = (unique[:, 0] & mask for mask in track(chosen, "near-repeats", len(chosen), "tables"))
     for keys in tables:
         order = np.argsort(keys, kind="stable")
         for i, j in _pairs_of_equal(keys[order]):
@@ -96,6 +108,15 @@ def near_pairs(hashes: Hashes) -> Iterator[tuple[Positions, Positions]]:
             one, other = one[coarse], other[coarse]
             near = distances(unique[one], unique[other]) <= MAX_DISTANCE
             yield first[one[near]], first[other[near]]
+
+
+def _tables_compare_more(words: npt.NDArray[np.uint64], masks: Sequence[np.uint64]) -> bool:
+    """Whether the tables would compare more pairs than there are, judged by some of them: parts that all lie in one
+    place agree in many of their blocks."""
+    tried = masks[:: len(masks) // _TABLES_TRIED]
+    equal = [np.unique(words & mask, return_counts=True)[1].astype(np.float64) for mask in tried]
+    compared = sum(float((n * (n - 1)).sum()) / 2 for n in equal) * len(masks) / len(tried)
+    return compared > len(words) * (len(words) - 1) / 2
 
 
 def _pairs_of_equal(keys: npt.NDArray[np.uint64]) -> Iterator[tuple[Positions, Positions]]:
@@ -112,6 +133,54 @@ def _pairs_of_equal(keys: npt.NDArray[np.uint64]) -> Iterator[tuple[Positions, P
             j = i + 1 + np.arange(len(i)) - np.repeat(total[start:stop] - total[start], counts)
             yield i, j
         start = stop
+
+
+def nearest_pairs(hashes: Hashes, most: int, sides: npt.NDArray[np.int64] | None = None) -> tuple[Positions, Positions]:
+    """Pairs of positions in `hashes` [N, 4] that are near, the nearest first, each once and at most `most`.
+
+    Unlike with `near_pairs`, any two copies of a hash are a pair. Memory grows with `most` and N, not with the pairs.
+
+    Args:
+        hashes: Of M pictures.
+        most: The bound.
+        sides: A number for each picture; only pairs with different ones count. None: all pairs do.
+    """
+    unique, inverse = np.unique(hashes, axis=0, return_inverse=True)
+    order = np.argsort(inverse.ravel(), kind="stable")
+    copies = np.bincount(inverse.ravel(), minlength=len(unique))
+    members = np.split(order, np.cumsum(copies)[:-1])
+    across = np.arange(len(hashes)) if sides is None else sides
+    low = np.array([across[m].min() for m in members], np.int64)
+    high = np.array([across[m].max() for m in members], np.int64)
+
+    def with_pair(one: Positions, other: Positions) -> npt.NDArray[np.bool_]:
+        """Of each two hashes, whether they have pictures of different sides."""
+        differ: npt.NDArray[np.bool_] = np.minimum(low[one], low[other]) != np.maximum(high[one], high[other])
+        return differ
+
+    count = max(len(unique), 1)
+    itself = np.flatnonzero(low != high)
+    held = itself * count + itself  # (bits, one, other) as one number, which sorts by the bits
+    waiting: list[Positions] = []
+    for i, j in near_pairs(unique):
+        one, other = np.minimum(i, j), np.maximum(i, j)
+        kept = with_pair(one, other)
+        one, other = one[kept], other[kept]
+        keys = (distances(unique[one], unique[other]) * count + one) * count + other
+        waiting.append(keys if len(held) < most else keys[keys < held[-1]])
+        if sum(map(len, waiting)) > most:
+            held, waiting = np.unique(np.concatenate([held, *waiting]))[:most], []
+    held = np.unique(np.concatenate([held, *waiting]))[:most]
+
+    def pictures() -> Iterator[tuple[int, int]]:
+        for one, other in zip((held // count % count).tolist(), (held % count).tolist(), strict=True):
+            for i in members[one].tolist():
+                for j in members[other].tolist():
+                    if across[i] != across[j] and (one != other or i < j):
+                        yield i, j
+
+    found = np.array(list(islice(pictures(), most)), np.int64).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
 
 
 def views_of_one_bag(numbers: npt.NDArray[np.int64], widths: npt.NDArray[np.int64]) -> tuple[Positions, Positions]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vigil.config import AuditSection, CalibrateSection, DataSection, PatchSection, ScoreSection
 from vigil.files import read_json, write_json
-from vigil.records import MANIFEST, PATCH_SCORES, SPLIT_TABLE
+from vigil.records import KEPT, MANIFEST, PATCH_SCORES, SPLIT_TABLE
 from vigil.stages import layout
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def run(
 
     found = audit_leakage(project_inputs(data, patch, score, calibrate), audit)
     write_json(layout.AUDIT, found.as_json())
-    _log.log(logging.WARNING if found.leaks or found.shortcuts else logging.INFO, "%s", headline(found.as_json()))
+    _log.log(logging.WARNING if found.leaks or found.findings else logging.INFO, "%s", headline(found.as_json()))
 
 
 def project_inputs(
@@ -54,6 +54,7 @@ def project_inputs(
         shards={split: PatchShards.open(folder) for split, folder in layout.PATCHES.items()},
         scores={split: PATCH_SCORES.read(path) for split, path in layout.SCORES.items()},
         root=Path(data.root),
+        rehearsed=KEPT.read(layout.REHEARSAL["train"]),
         patch=patch,
         score=score,
         calibrate=calibrate,

@@ -8,6 +8,7 @@ import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vigil.config import (
@@ -59,6 +60,7 @@ def run(
     from vigil.delivery.mlflow_tracking import training_run
     from vigil.images.shards import PatchShards
     from vigil.networks.pair import PairSpec, save_pair
+    from vigil.networks.teacher import read_teacher
     from vigil.scoring.memory_fit import fit_memory
     from vigil.scoring.scorer import device_of
     from vigil.training.loop import train_candidate
@@ -84,6 +86,8 @@ def run(
             own_model, own_train = candidate_sections(model, train, candidate)
             spec = PairSpec(channels=patch.channels, patch_size_px=patch.patch_size_px, model=own_model)
             own = {"model": own_model.model_dump(mode="json"), "train": own_train.model_dump(mode="json")}
+            if own_train.teacher is not None:
+                own["teacher"] = {"sha256": read_teacher(Path(own_train.teacher.weights))[1]}
             _log.info("candidate %s", candidate.name)
             rows = MemoryRecorder()
             with tracked.candidate(candidate.name, {**own, "seed": candidate.seed}) as recorder:

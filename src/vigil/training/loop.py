@@ -25,6 +25,7 @@ from vigil.errors import TrainingDiverged, VigilError
 from vigil.images.dataset import to_tensor
 from vigil.images.shards import PatchShards
 from vigil.networks.pair import Pair, PairSpec, build_pair, load_pair
+from vigil.networks.teacher import read_teacher
 from vigil.progress import Progress
 from vigil.seeding import numpy_generator
 from vigil.training.checkpoint import RunState, load_checkpoint, load_result, remove_leftovers, save_checkpoint
@@ -34,7 +35,7 @@ from vigil.training.pseudo_anomalies import colour_table, decoys, pseudo_anomali
 from vigil.training.recorder import Recorder, StepRecord
 from vigil.training.rehearsal import Sources, WarmStart
 from vigil.training.self_supervision import training_views
-from vigil.training.steps import Batch, Corruption, Players, Views, make_players, set_learning_rate
+from vigil.training.steps import Batch, Corruption, Players, Teaching, Views, make_players, set_learning_rate
 from vigil.training.systems import training_step
 
 Report = Callable[[StepRecord], None]
@@ -68,7 +69,8 @@ def train_candidate(
 
     Raises:
         ConfigError: Settings that do not fit each other, the patches, this machine, or the pair to go on from.
-        CheckpointError: The checkpoint is damaged or of another run.
+        CheckpointError: The checkpoint is damaged or of another run, or the teacher's weights are damaged or of another
+            network.
         TrainingDiverged: A loss or a gradient norm is not finite.
     """
     plan = make_plan(spec, train, seed, patches, work, warm)
@@ -134,7 +136,12 @@ def _players_on(device: torch.device, plan: Plan) -> Players[Pair]:
     pair = started.to(device).train()
     for network in pair.networks().values():
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return make_players(pair, plan.train)
+    players = make_players(pair, plan.train)
+    if plan.train.teacher is not None:
+        teacher, _ = read_teacher(Path(plan.train.teacher.weights), plan.run["teacher"])
+        teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        players.teaching = Teaching(teacher, plan.train.teacher.weight)
+    return players
 
 
 def _batch(

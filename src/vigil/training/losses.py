@@ -1,4 +1,4 @@
-"""The losses of arXiv 2211.13808, one function per equation, and the pointing loss.
+"""The losses of arXiv 2211.13808, one function per equation, and those beyond it.
 
 All are means over the batch, in nats or pixel units.
 
@@ -8,11 +8,11 @@ logits of x and of its reconstruction x^: D(x) = sigmoid(real).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits, cosine_similarity, l1_loss, softplus
 
 from vigil.config import LossWeights
 
@@ -111,6 +111,20 @@ def pointing_loss(pointing: Tensor, anomalous: Tensor) -> Tensor:
         anomalous: Which pixels were changed, bool [B, P, P].
     """
     return binary_cross_entropy_with_logits(pointing, anomalous.to(pointing.dtype))
+
+
+def feature_loss(features_x: Sequence[Tensor], features_reconstruction: Sequence[Tensor]) -> Tensor:
+    """1 - cosine similarity of a frozen teacher's features, the mean over positions and then stages; 0 to 2.
+
+    Beyond arXiv 2211.13808; the distance is that of Eq. (1) and (2), arXiv 2201.10703, between the teacher's own
+    features of the patch and of its restoration.
+
+    Args:
+        features_x: Of x, per stage [B, F, h, w].
+        features_reconstruction: Of x^, the same shapes.
+    """
+    pairs = zip(features_x, features_reconstruction, strict=True)
+    return torch.stack([(1 - cosine_similarity(a.float(), b.float(), dim=1)).mean() for a, b in pairs]).mean()
 
 
 def total_loss(adversarial: Tensor, contextual: Tensor, latent: Tensor, weights: LossWeights) -> Tensor:

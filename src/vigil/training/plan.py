@@ -16,6 +16,7 @@ from vigil.errors import ConfigError
 from vigil.files import digest_bytes, digest_file, digest_json
 from vigil.images.shards import PatchShards
 from vigil.networks.pair import PairSpec, load_pair
+from vigil.networks.teacher import read_teacher
 from vigil.training.checkpoint import differences
 from vigil.training.rehearsal import WarmStart, rehearsed_per_batch
 
@@ -44,10 +45,11 @@ class Plan:
 def make_plan(
     spec: PairSpec, train: TrainSection, seed: int, patches: PatchShards, work: Path, warm: WarmStart | None = None
 ) -> Plan:
-    """Settles device, precision and budget, and refuses what cannot work, before any network exists.
+    """Settles device, precision and budget, and refuses what cannot work, before any network is trained.
 
     Raises:
         ConfigError: As `train_candidate`.
+        CheckpointError: The teacher's weights are damaged or of another network.
     """
     if spec.model.pointing and train.objective != "restore":
         raise ConfigError(
@@ -69,7 +71,9 @@ def make_plan(
     accelerator = resolve_device(train)
     precision = resolve_precision(train, accelerator)
     images = max(round(train.epochs * len(patches)), 1)
-    settings = train.model_dump(mode="json", exclude={"candidates", "device", "precision"})
+    settings = train.model_dump(mode="json", exclude={"candidates", "device", "precision", "teacher"})
+    if train.teacher is not None:
+        settings["teacher"] = {"weight": train.teacher.weight}
     run = {
         "spec": spec.model_dump(mode="json"),
         "train": settings | {"device": accelerator, "precision": precision},
@@ -78,6 +82,8 @@ def make_plan(
         "code": code_digest(Path(vigil.__file__).parent),
         "torch": torch.__version__,
     }
+    if train.teacher is not None:  # what its weights are decides, not where they lie
+        run["teacher"] = read_teacher(Path(train.teacher.weights))[1]
     if warm is not None:
         old = None if warm.old is None else digest_bytes(warm.old.tobytes())
         run["start"] = {**warm.record, "old": old}

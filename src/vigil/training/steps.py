@@ -26,11 +26,13 @@ from vigil.errors import TrainingDiverged
 from vigil.networks.dense_skip_gan import DenseSkipGan
 from vigil.networks.pair import Pair
 from vigil.networks.self_supervision import turn_loss
+from vigil.networks.teacher import ResNet18Features
 from vigil.seeding import numpy_generator
 from vigil.training.losses import (
     adversarial_discriminator_loss,
     adversarial_generator_loss,
     contextual_loss,
+    feature_loss,
     gradient_penalty,
     latent_loss,
     pointing_loss,
@@ -67,7 +69,7 @@ class GeneratorStep:
     """What one step of the generator measured before it moved."""
 
     loss: float
-    """Eq. (5)."""
+    """Eq. (5), and the weighted feature loss where there is a teacher."""
     adversarial: float
     contextual: float
     latent: float
@@ -156,6 +158,13 @@ OF_THE_GAME = frozenset(
 """What is measured only where the generator plays."""
 
 
+class Teaching(NamedTuple):
+    """A frozen teacher, and the weight of its feature loss."""
+
+    network: ResNet18Features
+    weight: float
+
+
 @dataclass(slots=True)
 class Players(Generic[AnyPair]):
     """The pair, an optimiser of each of its networks, by the network's name, and the settings."""
@@ -163,6 +172,7 @@ class Players(Generic[AnyPair]):
     pair: AnyPair
     optimizers: dict[str, Optimizer]
     train: TrainSection
+    teaching: Teaching | None = None
 
 
 def make_players(pair: AnyPair, train: TrainSection) -> Players[AnyPair]:
@@ -295,7 +305,8 @@ def generator_step(
 ) -> GeneratorStep:
     """Moves the generator once along Eq. (5), while the discriminator stands still.
 
-    Where the weights of the adversarial and of the latent loss are both 0, neither is computed.
+    Where the weights of the adversarial and of the latent loss are both 0, neither is computed. Where there is a
+    teacher, its feature loss is added.
 
     Args:
         x: Normal patches [B, C, P, P] in [-1, 1].
@@ -317,6 +328,13 @@ def generator_step(
         latent = latent_loss(features_x, judged.features)
     contextual = contextual_loss(x, reconstruction)
     loss = total_loss(adversarial, contextual, latent, weights)
+    if players.teaching is not None:
+        teacher = players.teaching.network
+        with fabric.autocast():
+            with torch.no_grad():
+                taught = teacher(x)
+            restored = teacher(reconstruction)
+        loss = loss + players.teaching.weight * feature_loss(taught, restored)
     losses = {"loss": loss, "adversarial": adversarial, "contextual": contextual, "latent": latent}
     return GeneratorStep(**move(fabric, players, "generator", losses))
 

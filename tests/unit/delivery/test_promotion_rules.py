@@ -126,8 +126,17 @@ def test_a_leak_is_an_objection_and_so_is_every_shortcut_that_is_not_accepted_by
     assert len(audit_objections(audited(("selection",), brightness=0.9), ["brightness"])) == 1
 
 
+def test_near_duplicates_across_the_official_split_have_to_be_accepted_by_name() -> None:
+    report = {"leaks": [], "findings": {"official_near_duplicates": {"share": 0.02, "low": 0.01, "high": 0.05}}}
+    found = dataclasses.replace(version(2), audit=AuditSummary.of(report, "d" * 64))
+    (reason,) = audit_objections(found)
+    assert "own split has near-duplicates on both sides, a share of the test images of 0.020 [0.010, 0.050]" in reason
+    assert "--accept-finding official_near_duplicates" in reason
+    assert audit_objections(found, ["official_near_duplicates"]) == []
+
+
 def test_only_what_was_found_can_be_accepted() -> None:
-    with pytest.raises(ConfigError, match=r"no shortcut 'brightnes' to accept; it found brightness"):
+    with pytest.raises(ConfigError, match=r"no finding 'brightnes' to accept; it found brightness"):
         audit_objections(audited(brightness=0.9), ["brightnes"])
     with pytest.raises(ConfigError, match=r"'score_order' to accept; it found none"):
         audit_objections(audited(("score_order",)), ["score_order"])

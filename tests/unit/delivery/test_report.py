@@ -428,6 +428,12 @@ def test_a_leak_takes_the_headline_and_a_shortcut_is_named_with_its_auroc() -> N
     assert "differ in how they were made (brightness)" in page
     assert "Ranks anomalies better than every baseline" in page
 
+    finding = {"official_near_duplicates": {"share": 0.02, "low": 0.01, "high": 0.05}}
+    page = build_report(dataclasses.replace(realistic(), audit={**AUDIT, "findings": finding}))
+    assert "2.0% of the test images have a near-duplicate across the official split" in page
+    assert "own split has near-duplicates on both sides" in page
+    assert "differ in how they were made" not in page
+
     checks = {"score_order": {**AUDIT["checks"]["score_order"], "status": "leak"}}
     page = build_report(dataclasses.replace(realistic(), audit={**AUDIT, "leaks": ["score_order"], "checks": checks}))
     assert "These numbers cannot be trusted" in page

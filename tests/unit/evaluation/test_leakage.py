@@ -28,16 +28,18 @@ from vigil.config import (
     SplitSection,
     TrainSection,
 )
-from vigil.evaluation.audit_record import Audit, headline
+from vigil.evaluation.audit_record import OFFICIAL_NEAR_DUPLICATES, Audit, headline
+from vigil.evaluation.duplicates import rehearsed_duplicates
 from vigil.evaluation.evaluation import evaluate
 from vigil.evaluation.leakage import AuditInputs, audit_leakage, lineage_checks, shortcut_check, split_checks
 from vigil.files import canonical_json
 from vigil.images.extraction import extract_split
 from vigil.images.manifest import build_manifest
+from vigil.images.rehearsal import encode, nothing
 from vigil.images.shards import PatchShards
 from vigil.images.splitting import split_images
 from vigil.networks.pair import Pair, PairSpec, build_pair, load_pair, save_pair
-from vigil.records import PATCH_SCORES
+from vigil.records import KEPT, PATCH_SCORES
 from vigil.scoring.scorer import score_split
 from vigil.seeding import numpy_generator
 from vigil.training.selection import CandidateScores, rank_candidates
@@ -156,6 +158,7 @@ def run_project(
         shards=shards,
         scores=scores,
         root=root,
+        rehearsed=nothing(),
         patch=PATCH,
         score=SCORE,
         calibrate=CALIBRATE,
@@ -278,6 +281,118 @@ def test_a_group_with_images_in_test_and_calibration_is_found(tmp_path: Path) ->
     audit = split(run_project(tmp_path, manifest=one_bag, splits=torn))
     assert audit.leaks == ("split_groups",)
     assert "normal/007.jpg (test) and normal/008.jpg (calibration)" in audit.checks["split_groups"].text
+
+
+def officially(test: str, train: str) -> Tamper:
+    """A data set whose own split has `test` and every third image for testing, and the others for training."""
+
+    def named(manifest: pa.Table) -> pa.Table:
+        ids = ungrouped(manifest)["image_id"].to_pylist()
+        split = ["test" if i == test or (n % 3 == 0 and i != train) else "train" for n, i in enumerate(ids)]
+        place = manifest.schema.get_field_index("official_split")
+        return ungrouped(manifest).set_column(
+            place, manifest.schema.field("official_split"), pa.array(split, pa.string())
+        )
+
+    return named
+
+
+@pytest.mark.parametrize("torn_by_hand", [False, True])
+def test_a_near_duplicate_across_the_official_split_is_a_finding_and_no_leak(
+    tmp_path: Path, torn_by_hand: bool
+) -> None:
+    """Where the user's own choice put it there, it stays a leak."""
+    twin, other = "normal/copy.jpg", "normal/007.jpg"
+    manifest = officially(test=other, train=twin)
+
+    def moved_over(splits: pa.Table) -> pa.Table:
+        ids = splits["image_id"].to_pylist()
+        assert splits["split"][ids.index(other)].as_py() == "test"
+        assert splits["split"][ids.index(twin)].as_py() in ("train", "calibration")
+        if not torn_by_hand:
+            return splits
+        spare = next(i for i, s in zip(ids, splits["split"].to_pylist(), strict=True) if s == "train" and i != twin)
+        return moved(splits, spare, "test")
+
+    copy = copied(lambda image: jpeg(image, quality=70))
+    audit = split(run_project(tmp_path, manifest=manifest, splits=moved_over, before=copy))
+    if torn_by_hand:
+        assert audit.leaks == ("near_duplicates",)
+        assert OFFICIAL_NEAR_DUPLICATES not in audit.checks
+        return
+    assert audit.leaks == ()
+    check, found = audit.checks[OFFICIAL_NEAR_DUPLICATES], audit.as_json()["findings"][OFFICIAL_NEAR_DUPLICATES]
+    assert check.status == "finding"
+    assert f"{other} (test) and {twin}" in check.text
+    assert 0 < found["low"] < found["share"] < found["high"] < 0.2
+    assert "of the test images have a near-duplicate across the official split" in headline(audit.as_json())
+    assert f"FINDING  {OFFICIAL_NEAR_DUPLICATES}" in audit.as_text()
+
+
+def test_an_official_split_without_near_duplicates_says_so(clean: AuditInputs, tmp_path: Path) -> None:
+    manifest = officially(test="normal/000.jpg", train="normal/001.jpg")
+    check = split(run_project(tmp_path, manifest=manifest)).checks[OFFICIAL_NEAR_DUPLICATES]
+    assert (check.status, check.share) == ("passed", None)
+    assert OFFICIAL_NEAR_DUPLICATES not in split(clean).checks
+
+
+def rehearsed(*patches: tuple[str, np.ndarray]) -> pa.Table:
+    rows = [
+        {"key": f"{n:016x}", "sha256": digest, "label": 0, "kind": "normal", "group": "old", "pixels": encode(pixels)}
+        for n, (digest, pixels) in enumerate(patches)
+    ]
+    return pa.Table.from_pylist(rows, KEPT.schema)
+
+
+def test_a_rehearsed_sample_that_holds_what_is_tested_now_is_found(clean: AuditInputs, tmp_path: Path) -> None:
+    def audited_with(*patches: tuple[str, np.ndarray]) -> Audit:
+        return split(dataclasses.replace(clean, rehearsed=rehearsed(*patches)))
+
+    test = clean.shards["test"]
+    row = int(test.rows_of("grid")[0])
+    image_id, pixels = test.index.column("image_id")[row].as_py(), test.read([row])[0]
+    digest = dict(zip(*(clean.manifest[n].to_pylist() for n in ("image_id", "sha256")), strict=True))[image_id]
+    old = np.asarray(picture(10_000, False))[:32, :32]
+    train = clean.shards["train"].read([0])[0]
+
+    assert "rehearsal" not in split(clean).checks
+    fine = audited_with(("a" * 64, old), ("b" * 64, train))
+    assert fine.leaks == ()
+    assert "2 rehearsed patches against those of" in fine.checks["rehearsal"].text
+
+    exact = audited_with(("a" * 64, old), (digest, pixels))
+    assert exact.leaks == ("rehearsal",)
+    assert f"1 found, such as {image_id} (test) was rehearsed" in exact.checks["rehearsal"].text
+
+    darker = (pixels * 0.85).round().astype(np.uint8)
+    near = audited_with(("a" * 64, old), ("b" * 64, darker))
+    assert near.leaks == ("rehearsal",)
+    assert f"1 found, such as {image_id} (test) and rehearsed patch 1 of bbbbbbbbbbbb" in near.checks["rehearsal"].text
+
+
+def test_a_background_that_every_image_has_is_no_rehearsed_test_image() -> None:
+    """As the corner of a tray: the rehearsed patch is no nearer to the test patch than any training patch is."""
+    random = np.random.default_rng(0)
+    tray = random.integers(0, 256, (32, 32, 1))
+
+    class Patches:
+        def __init__(self, count: int) -> None:
+            noisy = tray + random.normal(0, 2, (count, 32, 32, 1))
+            self.patches = noisy.clip(0, 255).astype(np.uint8)
+            self.index = pa.table({"image_id": [str(number) for number in range(count)]})
+
+        def rows_of(self, source: str) -> np.ndarray:
+            return np.arange(len(self.patches))
+
+        def read(self, rows: np.ndarray) -> np.ndarray:
+            return self.patches[rows]
+
+    test, train, old = Patches(6), Patches(30), Patches(5).patches
+    found = rehearsed_duplicates({"a": old[0]}, test, train, 0)  # type: ignore[arg-type]
+    assert (found.candidates, found.pairs) == (6, [])
+    test.patches[3] = old[0]
+    found = rehearsed_duplicates({"a": old[0]}, test, train, 0)  # type: ignore[arg-type]
+    assert [pair.test_image for pair in found.pairs] == ["3"]
 
 
 def test_patches_of_a_test_image_among_the_training_patches_are_found(clean: AuditInputs, tmp_path: Path) -> None:

@@ -46,10 +46,14 @@ def test_the_reference_keeps_other_data_sets_and_refuses_what_it_cannot_read(tmp
     path, latest = tmp_path / "reference.json", tmp_path / "statistics.json"
     other = FolderData(name="folder", root="other")
     assert read_reference(path, DATA).accepted is None
+    assert (
+        read_reference(path, other.model_copy(update={"near_repeats": "never"})).data
+        == read_reference(path, other).data
+    )
     for data, images in ((DATA, 3), (other, 4), (DATA, 5)):
         statistics = Statistics()
         statistics.images_of_kind["normal"] = images
-        entry = {"data": data.model_dump(mode="json"), "statistics": statistics.as_json()}
+        entry = {"data": read_reference(path, data).data, "statistics": statistics.as_json()}
         latest.write_text(json.dumps(entry))
         before = accept((tmp_path / "nothing.json", latest), path)[2]
     assert before is not None

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 
-from vigil.config import DigitsData, FolderData, SixrayData
+from vigil.config import DigitsData, FolderData, MvtecData, SixrayData
 from vigil.images.manifest import build_manifest
+from vigil.images.near_repeats import near_pairs, perceptual_hash
 from vigil.images.raw import prepare_raw
 from vigil.records import MANIFEST
 
@@ -199,3 +201,84 @@ def test_two_views_of_a_bag_share_a_group_and_unreadable_images_none(tmp_path: P
         Path(i).stem: Path(g).stem for i, g in zip(*(table[c].to_pylist() for c in ("image_id", "group")), strict=True)
     }
     assert groups == {**{name: name for name in groups}, "n8": "N7"}
+
+
+def scene(seed: int) -> Image.Image:
+    """A picture of 80x60 with coarse and fine detail; two of them have neither in common."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 200, (10, 14, 3), dtype=np.uint8))
+    noise = random.normal(0, 8, (60, 80, 3))
+    pixels = np.asarray(coarse.resize((80, 60), Image.Resampling.BICUBIC)) + noise
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def groups_of(data: Any) -> dict[str, str]:
+    table = build_manifest(data)
+    return dict(zip(table["image_id"].to_pylist(), table["group"].to_pylist(), strict=True))
+
+
+def test_near_duplicates_share_a_group_in_any_imported_set_unless_that_is_switched_off(tmp_path: Path) -> None:
+    for number in range(6):
+        save(tmp_path / f"normal/{number}.png", scene(number))
+    scene(1).save(tmp_path / "normal/compressed.jpg", quality=97)
+    save(tmp_path / "anomalous/dent/darker.png", ImageEnhance.Brightness(scene(2)).enhance(0.8))
+    (tmp_path / "normal/broken.png").write_bytes(b"")
+    alone = groups_of(FolderData(name="folder", root=str(tmp_path), near_repeats="never"))
+    assert all(name == group for name, group in alone.items())
+    joined = {"normal/compressed.jpg": "normal/1.png", "normal/2.png": "anomalous/dent/darker.png"}
+    assert groups_of(FolderData(name="folder", root=str(tmp_path))) == {**alone, **joined}
+
+
+def test_a_set_with_one_image_or_with_one_normal_image_has_no_usual_likeness(tmp_path: Path) -> None:
+    for name in ("one", "few"):
+        save(tmp_path / name / "normal/0.png", scene(0))
+    for number in range(2):
+        save(tmp_path / f"few/anomalous/dent/{number}.png", scene(1).point(lambda value, by=number: value // (1 + by)))
+    for name, images in (("one", 1), ("few", 3)):
+        assert len(groups_of(FolderData(name="folder", root=str(tmp_path / name)))) == images
+
+
+@pytest.mark.parametrize("sixray", [False, True])
+def test_images_that_have_no_grey_form_are_not_compared(tmp_path: Path, sixray: bool) -> None:
+    for number in range(2):
+        file = io.BytesIO()
+        Image.new("LAB", (40, 30), (90, 120, 130)).save(file, "TIFF")
+        name = f"JPEGImages/N{number}.jpg" if sixray else f"normal/{number}.tif"
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(file.getvalue() + bytes(number))  # no exact copies
+    save(tmp_path / ("JPEGImages/P1.jpg" if sixray else "normal/2.png"), scene(0))
+    data = SixrayData if sixray else FolderData
+    found = groups_of(data.model_validate({"name": "sixray" if sixray else "folder", "root": str(tmp_path)}))
+    assert len(found) == 3
+    assert all(name == group for name, group in found.items())
+
+
+def test_a_near_duplicate_across_the_official_split_is_joined_only_on_request(tmp_path: Path) -> None:
+    for number in range(4):
+        save(tmp_path / f"part/train/good/{number}.png", scene(number))
+    save(tmp_path / "part/train/good/twin.png", ImageEnhance.Brightness(scene(0)).enhance(0.9))
+    save(tmp_path / "part/test/good/0.png", ImageEnhance.Brightness(scene(0)).enhance(0.8))
+    save(tmp_path / "part/test/good/1.png", scene(7))
+    data = MvtecData(name="mvtec", root=str(tmp_path), category="part")
+    apart = groups_of(data)
+    assert apart.pop("part/train/good/twin.png") == "part/train/good/0.png"
+    assert all(name == group for name, group in apart.items())
+    everywhere = groups_of(data.model_copy(update={"near_repeats": "everywhere"}))
+    assert {name for name, group in everywhere.items() if group == "part/test/good/0.png"} == {
+        "part/test/good/0.png", "part/train/good/0.png", "part/train/good/twin.png",
+    }  # fmt: skip
+
+
+def test_parts_that_lie_alike_are_not_taken_for_repeats_of_one_another(tmp_path: Path) -> None:
+    """Every picture shows the same part in the same place, as in MVTec AD; only the copy is one."""
+    part = np.asarray(scene(0), np.float64)
+    for number in range(12):
+        noise = np.random.default_rng(number).normal(0, 12, part.shape)
+        save(tmp_path / f"normal/{number:02d}.png", Image.fromarray((part + noise).clip(0, 255).astype(np.uint8)))
+    with Image.open(tmp_path / "normal/03.png") as image:
+        save(tmp_path / "normal/copy.png", ImageEnhance.Brightness(image).enhance(0.95))
+    hashes = np.array([perceptual_hash(Image.open(path)) for path in sorted((tmp_path / "normal").iterdir())])
+    assert sum(len(one) for one, _ in near_pairs(hashes)) == 13 * 12 // 2  # by their hashes all are near
+    found = groups_of(FolderData(name="folder", root=str(tmp_path)))
+    assert {name for name, group in found.items() if name != group} == {"normal/copy.png"}
+    assert found["normal/copy.png"] == "normal/03.png"

@@ -12,7 +12,14 @@ from PIL import Image
 
 from tests.real_data import REAL, needs
 from vigil.images import near_repeats
-from vigil.images.near_repeats import MAX_COARSE_DISTANCE, MAX_DISTANCE, Groups, near_pairs, perceptual_hash
+from vigil.images.near_repeats import (
+    MAX_COARSE_DISTANCE,
+    MAX_DISTANCE,
+    Groups,
+    near_pairs,
+    nearest_pairs,
+    perceptual_hash,
+)
 
 
 def waves(across: int, down: int) -> Image.Image:
@@ -87,6 +94,43 @@ def test_many_hashes_need_far_fewer_comparisons_than_pairs(monkeypatch: pytest.M
     count = 20_000
     list(near_pairs(random.integers(0, 2**64, (count, 4), dtype=np.uint64)))
     assert compared < count**2 / 2 / 50
+
+
+@pytest.mark.parametrize("all_pairs_up_to", [0, 4096])
+def test_parts_that_lie_alike_are_compared_no_more_often_than_all_with_all(
+    all_pairs_up_to: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(near_repeats, "_ALL_PAIRS_UP_TO", all_pairs_up_to)
+    bits = np.zeros((60, 256), np.uint8)
+    bits[np.arange(60), 128 + np.arange(60)] = 1  # all agree in the first word, and lie 2 bits apart
+    found = [
+        pair
+        for i, j in near_pairs(np.packbits(bits, axis=1).view(">u8").astype(np.uint64))
+        for pair in zip(i.tolist(), j.tolist(), strict=True)
+    ]
+    assert len(found) == len(set(found)) == 60 * 59 // 2
+
+
+@pytest.mark.parametrize("most", [7, 200, 10_000])
+@pytest.mark.parametrize("two_sides", [False, True])
+def test_the_nearest_pairs_come_first_with_every_copy_and_within_the_bound(most: int, two_sides: bool) -> None:
+    hashes = clustered(200)
+    hashes[[7, 8, 90]] = hashes[3]
+    sides = np.arange(200) % 2 if two_sides else None
+    values = [[int(word) for word in row] for row in hashes]
+    expected = []
+    for i, j in combinations(range(200), 2):
+        bits = [(a ^ b).bit_count() for a, b in zip(values[i], values[j], strict=True)]
+        if bits[0] <= MAX_COARSE_DISTANCE and sum(bits) <= MAX_DISTANCE and (sides is None or sides[i] != sides[j]):
+            expected.append((sum(bits), i, j))
+    one, other = nearest_pairs(hashes, most, sides)
+    found = [
+        (int(near_repeats.distances(hashes[i], hashes[j])), min(i, j), max(i, j))
+        for i, j in zip(one, other, strict=True)
+    ]
+    assert len(found) == len(set(found)) == min(most, len(expected)) > 6
+    assert set(found) <= set(expected)
+    assert [bits for bits, _, _ in found] == sorted(bits for bits, _, _ in expected)[:most]
 
 
 def test_groups_name_each_chain_by_its_first_member() -> None:
