@@ -6,13 +6,13 @@ from lightning_fabric import Fabric
 from torch.nn.functional import mse_loss
 
 from vigil.networks.baselines.ganomaly import Ganomaly
-from vigil.training.baselines.adversarial import without_gradients
+from vigil.training.baselines.adversarial import losses_of_game, without_gradients
 from vigil.training.losses import adversarial_discriminator_loss, contextual_loss
 from vigil.training.steps import Batch, Players, StepLosses, move
 
 
 def ganomaly_step(fabric: Fabric, players: Players[Ganomaly], batch: Batch) -> StepLosses:
-    """The discriminator along the cross entropy of x and x^, then the generator along Eq. (4), arXiv 1805.06725.
+    """The discriminator along the cross entropy of x and x^, then the generator along three losses (arXiv 1805.06725).
 
     Adversarial: the mean of (f(x) - f(x^))^2 of the discriminator's features. Contextual: the mean of |x - x^|.
     Encoder (recorded as latent): the mean of (G_E(x) - E(x^))^2. Published weights: 1, 50, 1.
@@ -34,12 +34,4 @@ def ganomaly_step(fabric: Fabric, players: Players[Ganomaly], batch: Batch) -> S
     }
     loss = sum(getattr(weights, name) * value for name, value in losses.items())
     g = move(fabric, players, "generator", {"loss": loss, **losses})
-    return StepLosses(
-        discriminator_loss=d["loss"],
-        generator_loss=g["loss"],
-        adversarial_loss=g["adversarial"],
-        contextual_loss=g["contextual"],
-        latent_loss=g["latent"],
-        discriminator_gradient_norm=d["gradient_norm"],
-        generator_gradient_norm=g["gradient_norm"],
-    )
+    return losses_of_game(d, g)

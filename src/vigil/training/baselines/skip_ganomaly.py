@@ -6,7 +6,7 @@ from lightning_fabric import Fabric
 from torch.nn.functional import mse_loss
 
 from vigil.networks.baselines.skip_ganomaly import SkipGanomaly
-from vigil.training.baselines.adversarial import without_gradients
+from vigil.training.baselines.adversarial import losses_of_game, without_gradients
 from vigil.training.losses import (
     adversarial_discriminator_loss,
     adversarial_generator_loss,
@@ -17,7 +17,7 @@ from vigil.training.steps import Batch, Players, StepLosses, move
 
 
 def skip_ganomaly_step(fabric: Fabric, players: Players[SkipGanomaly], batch: Batch) -> StepLosses:
-    """The discriminator along the cross entropy of x and x^, then the generator along Eq. (4), arXiv 1901.08954.
+    """The discriminator along the cross entropy of x and x^, then the generator along three losses (arXiv 1901.08954).
 
     Adversarial: the cross entropy, in its non-saturating form. Contextual: the mean of |x - x^|. Latent: the mean of
     (f(x) - f(x^))^2. Published weights: 1, 40, 1.
@@ -38,12 +38,4 @@ def skip_ganomaly_step(fabric: Fabric, players: Players[SkipGanomaly], batch: Ba
     loss = total_loss(adversarial, contextual, latent, players.train.weights)
     losses = {"loss": loss, "adversarial": adversarial, "contextual": contextual, "latent": latent}
     g = move(fabric, players, "generator", losses)
-    return StepLosses(
-        discriminator_loss=d["loss"],
-        generator_loss=g["loss"],
-        adversarial_loss=g["adversarial"],
-        contextual_loss=g["contextual"],
-        latent_loss=g["latent"],
-        discriminator_gradient_norm=d["gradient_norm"],
-        generator_gradient_norm=g["gradient_norm"],
-    )
+    return losses_of_game(d, g)
