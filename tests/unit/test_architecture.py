@@ -100,6 +100,23 @@ def test_the_four_surroundings_are_imported_only_where_they_are_owned(path: Path
         assert relative.startswith(MAY_IMPORT[package]), f"{relative} imports {package}"
 
 
+def test_the_released_protocol_is_out_of_reach_of_every_stage() -> None:
+    """It scores with batch statistics, which give labels away; a benchmark measures what that is worth, nobody else."""
+    stages = [path for path in modules() if path.relative_to(SOURCE).parts[0] in {"stages", "serving", "delivery"}]
+    reached, todo = set[Path](), [*stages, SOURCE / "cli.py"]
+    while todo:
+        path = todo.pop()
+        if path in reached or path.relative_to(SOURCE).parts[0] == "benchmark":
+            continue
+        reached.add(path)
+        for name in imports(path):
+            if name.split(".")[0] == "vigil":
+                base = SOURCE.joinpath(*name.split(".")[1:])
+                todo += [p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()]
+    assert SOURCE / "scoring" / "scorer.py" in reached
+    assert SOURCE / "scoring" / "released.py" not in reached
+
+
 def test_the_core_imports_with_nothing_but_its_own_packages() -> None:
     """Imports every core module in a process where all other installed packages are hidden."""
     core = [

@@ -48,3 +48,33 @@ def test_a_small_share_for_the_generator_needs_another_task() -> None:
 def test_groups_of_channels_must_fit() -> None:
     with pytest.raises(ConfigError, match="multiple of 8"):
         params(model={"self_supervision": {"enabled": True, "width": 12}})
+
+
+def test_a_baseline_is_scored_by_its_own_score_and_the_papers_pair_is_not() -> None:
+    assert params(model={"name": "egbad"}, calibrate={"score": "published"}).calibrate.score == "published"
+    assert params(model={"name": "ganomaly"}).calibrate.score == "eq6"
+    with pytest.raises(
+        ConfigError, match=r"calibrate\.score is 'published', which model\.name 'dense_skip_gan'.*'eq6'"
+    ):
+        params(calibrate={"score": "published"})
+    for name in ("unet_autoencoder", "patch_svdd"):
+        with pytest.raises(ConfigError, match=rf"calibrate\.score is 'eq6', which model\.name '{name}'.*'published'"):
+            params(model={"name": name})
+
+
+@pytest.mark.parametrize(("key", "value"), [("objective", "restore"), ("adversarial", "wasserstein_gp")])
+def test_a_baseline_is_trained_as_it_was_published(key: str, value: str) -> None:
+    assert getattr(params(train={key: value}).train, key) == value
+    with pytest.raises(ConfigError, match=rf"train\.{key} is '{value}', which model\.name 'dagan' does not have"):
+        params(model={"name": "dagan"}, train={key: value})
+
+
+def test_candidates_are_of_one_system() -> None:
+    candidates = [{"name": "a"}, {"name": "b", "overrides": {"model.name": "egbad"}}]
+    with pytest.raises(ConfigError, match=r"candidates are of the systems \['dense_skip_gan', 'egbad'\]"):
+        params(train={"candidates": candidates})
+
+
+def test_an_unknown_system_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"model\.name.*'skip_ganomaly'.*found 'skipganomaly'"):
+        params(model={"name": "skipganomaly"})

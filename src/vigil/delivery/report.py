@@ -264,6 +264,7 @@ def _score_in_words(calibration: Report) -> str:
         "map_peak": "highest value of the smoothed anomaly map",
         "self_supervision": "how unsure the discriminator is of the patch's turn",
         "memory": "distance from normal training patches in the discriminator's features",
+        "published": "the system's own score, as its description defines it",
     }[calibration["score"]]
 
 
@@ -376,8 +377,7 @@ def _training(training: Report) -> list[tuple[str, str]]:
         return []
     chosen = training["candidates"][training["selection"]["chosen"]]
     model, train = chosen["model"], chosen["train"]
-    weights, attention = train["weights"], model["attention"]
-    heads = f"{attention['heads']} heads" if attention["enabled"] else "off"
+    weights = train["weights"]
     return [
         ("Training patches", f"{training['train_patches']:,}"),
         ("Budget", f"{train['epochs']:g} passes over them, in batches of {train['batch_size']}"),
@@ -387,8 +387,18 @@ def _training(training: Report) -> list[tuple[str, str]]:
             "Loss weights, Eq. (5)",
             ", ".join(f"{name} {weights[name]:g}" for name in ("adversarial", "contextual", "latent")),
         ),
+        *_networks(model),
+        *([("Adversarial loss", "Wasserstein with gradient penalty")] if "adversarial" in train else []),
+    ]
+
+
+def _networks(model: Report) -> list[tuple[str, str]]:
+    if model["name"] != "dense_skip_gan":
+        return [("System", model["name"].replace("_", " "))]
+    attention = model["attention"]
+    return [
         ("Generator", f"{model['depth']} levels below the first, {model['base_width']} channels in the first"),
-        ("Attention", heads),
+        ("Attention", f"{attention['heads']} heads" if attention["enabled"] else "off"),
         ("Spectral normalisation", "on" if model["spectral_norm"] else "off"),
     ]
 

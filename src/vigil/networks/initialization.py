@@ -18,9 +18,9 @@ _POWER_ITERATIONS = 30
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
     """Draws all parameters of `network` anew; nothing is left as the constructors made it.
 
-    Convolutions (also transposed ones) and linear layers: He's normal distribution (fan-in, for LeakyReLU), biases zero. Position encodings:
-    normal with variance 1 / depth, as in attention-augmented convolutions. Group norms: scale 1, shift 0.
-    Spectral norms start from fresh vectors with several power iterations, so that they fit the new weights.
+    Convolutions, transposed ones too, and linear layers: He's normal distribution (fan-in, for LeakyReLU), biases zero.
+    Position encodings: normal with variance 1 / depth, as in attention-augmented convolutions. Group norms: scale 1,
+    shift 0. Spectral norms start from fresh vectors with several power iterations, so that they fit the new weights.
 
     Raises:
         TypeError: The network holds parameters of a kind that this function does not know.

@@ -109,12 +109,13 @@ def score_patches(
 
 
 def check_finite(scored: PatchComponents) -> None:
-    """
+    """Passes where every component and every map is finite.
+
     Raises:
         ScoreNotFinite: A component or a map of a patch is NaN or infinite.
     """
     for name, values in scored.arrays().items():
-        bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
         if len(bad):
             raise ScoreNotFinite(
                 f"patch {bad[0]}: its {name} is not finite ({len(bad)} of {len(values)} patches). The pair's weights "
@@ -150,22 +151,16 @@ def _empty(found: tuple[torch.Tensor | None, ...], count: int) -> PatchComponent
 
 @contextmanager
 def exact_evaluation(pair: Pair) -> Iterator[None]:
-    """Evaluation mode, no gradients, no autocast, no TF32, no kernel chosen by timing."""
-    with kept_modes(pair), exact_arithmetic(pair):
-        pair.eval()
-        yield
-
-
-@contextmanager
-def kept_modes(pair: Pair) -> Iterator[None]:
-    """Puts the networks' former modes back at the end."""
+    """Evaluation mode and `exact_arithmetic`; the networks' former modes come back at the end."""
     networks = list(pair.networks().values())
     modes = [network.training for network in networks]
-    try:
-        yield
-    finally:
-        for network, mode in zip(networks, modes, strict=True):
-            network.train(mode)
+    with exact_arithmetic(pair):
+        try:
+            pair.eval()
+            yield
+        finally:
+            for network, mode in zip(networks, modes, strict=True):
+                network.train(mode)
 
 
 @contextmanager

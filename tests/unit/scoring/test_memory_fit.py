@@ -7,12 +7,14 @@ import pytest
 import torch
 from sklearn.covariance import LedoitWolf
 
+from tests.tiny_systems import tiny_spec
 from tests.unit.training.make_patches import SPEC, write_patches
-from vigil.config import ModelSection
+from vigil.config import ModelSection, PatchSvddSection
 from vigil.errors import CheckpointError, TrainingDiverged
 from vigil.files import digest_folder
 from vigil.images.dataset import to_tensor
 from vigil.images.shards import PatchShards
+from vigil.networks.baselines.patch_svdd import EmbeddingMemory
 from vigil.networks.pair import Pair, build_pair, load_pair, save_pair
 from vigil.scoring.memory_fit import fit_memory
 from vigil.scoring.scorer import pair_digest, score_patches
@@ -127,3 +129,35 @@ def test_a_model_without_memory_is_left_alone(shards: PatchShards) -> None:
     pair = build_pair(SPEC, 0)
     fit_memory(pair, shards, seed=0, device="cpu")
     assert pair.memory is None
+
+
+def test_patch_svdd_remembers_embeddings_of_windows_of_training_patches(shards: PatchShards, tmp_path: Path) -> None:
+    pair = build_pair(tiny_spec("patch_svdd"), 0).eval()
+    fit_memory(pair, shards, seed=0, device="cpu")
+    assert isinstance(pair.memory, EmbeddingMemory)
+    with torch.no_grad():
+        found = pair.remembered(to_tensor(shards.read(shards.rows_of("grid")))).flatten(0, 1)
+    for room in (pair.memory.small, pair.memory.large):
+        assert room.shape == (40, 8)
+        assert len(torch.unique(room, dim=0)) > 30  # of many patches and windows
+        assert torch.cdist(room.double(), found.double()).amin(dim=1).max() < 1e-5
+    again = build_pair(tiny_spec("patch_svdd"), 0).eval()
+    fit_memory(again, shards, seed=0, device="cpu")
+    assert pair_digest(again) == pair_digest(pair)
+    fit_memory(again, shards, seed=1, device="cpu")
+    assert pair_digest(again) != pair_digest(pair)
+    save_pair(tmp_path / "pair", pair, {})
+    assert pair_digest(load_pair(tmp_path / "pair")[0]) == pair_digest(pair)
+
+
+def test_patch_svdds_score_is_near_nothing_on_what_it_remembers(shards: PatchShards) -> None:
+    pair = build_pair(tiny_spec("patch_svdd", patch_svdd=PatchSvddSection(remembered=4000)), 0).eval()
+    fit_memory(pair, shards, seed=0, device="cpu")
+    noise = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), dtype=np.uint8)
+    near, far = (
+        score_patches(pair, patches, device="cpu", batch_size=16).published
+        for patches in (shards.read(np.arange(8)), noise)
+    )
+    assert near is not None
+    assert far is not None
+    assert near.max() < 0.2 * far.min()

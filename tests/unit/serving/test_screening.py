@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.tiny_bundle import MODEL, encoded, grey_image, tiny_calibration, write_tiny_bundle
+from tests.tiny_systems import BASELINES, tiny_pair
 from vigil.config import FolderData, PatchSection, ScoreSection, SplitSection
 from vigil.delivery.bundle import Bundle, load_bundle
 from vigil.images.extraction import extract_split
@@ -71,6 +72,20 @@ def test_screened_scores_equal_the_pipelines(tmp_path: Path, channels: int) -> N
     found = run(load_bundle(tmp_path / "bundle"), *(root / name for name in scored.ids), batch_size=16)
     assert len(found) == len(expected) >= 12
     assert [result.score for result in found] == expected.tolist()
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_bundle_of_every_baseline_screens(tmp_path: Path, images: Path, name: str) -> None:
+    """By its own score, the same alone as among others, and with a map."""
+    save_pair(tmp_path / "pair", tiny_pair(name), {})
+    calibration = tiny_calibration(score="published", eta=None)
+    write_tiny_bundle(tmp_path / "bundle", pair=tmp_path / "pair", calibration=calibration)
+    opened = load_bundle(tmp_path / "bundle")
+    together = run(opened, images, heat_map_folder=tmp_path / "maps")
+    alone = [run(opened, result.path)[0] for result in together]
+    assert [result.score for result in together] == [result.score for result in alone]
+    assert len({result.score for result in together}) == 4
+    assert all(result.verdict in {"NORMAL", "ANOMALOUS"} and result.heat_map is not None for result in together)
 
 
 def test_no_file_stops_the_rest(bundle: Bundle, images: Path) -> None:

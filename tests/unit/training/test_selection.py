@@ -65,6 +65,19 @@ def test_without_anomalies_the_lowest_self_supervised_loss_decides_where_all_hav
     assert mixed.criterion == "calibration_mean_contextual_loss"
 
 
+def test_without_anomalies_the_lowest_mean_of_its_own_score_decides_among_pairs_of_a_baseline():
+    def baseline(name, score, contextual):
+        values = np.full(6, score)
+        return CandidateScores(name, values, None if contextual is None else np.full(6, contextual), published=values)
+
+    for contextual in (0.1, None):  # Patch-SVDD reconstructs nothing
+        candidates = [baseline("one", 0.9, contextual), baseline("two", 0.2, contextual)]
+        selection = rank_candidates(candidates, IDS, [0] * 6)
+        assert (selection.criterion, selection.chosen) == ("calibration_mean_published_score", "two")
+        assert not selection.higher_is_better
+        assert rank_candidates(candidates, IDS, LABELS).criterion == "calibration_image_auroc"
+
+
 def test_without_anomalies_the_lowest_mean_contextual_loss_decides():
     selection = rank_candidates([scores("one", [0.3] * 6), scores("two", [0.1, 0.4] * 3)], IDS, [0] * 6)
     assert selection.chosen == "two"

@@ -7,10 +7,11 @@ import torch
 from lightning_fabric import Fabric
 
 from tests.unit.training.make_patches import SPEC, train_section
-from vigil.config import LossWeights
+from vigil.config import LossWeights, ModelSection
 from vigil.errors import TrainingDiverged
+from vigil.networks.dense_skip_gan import DenseSkipGan
 from vigil.networks.pair import build_pair
-from vigil.training.steps import discriminator_step, generator_step, make_players
+from vigil.training.steps import Batch, Penalty, discriminator_step, generator_step, make_players, pair_step
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +124,39 @@ def test_a_gradient_that_is_not_finite_stops_a_step_whose_loss_is(fabric, x):
     with pytest.raises(TrainingDiverged, match=r"generator step: .* found gradient_norm = (inf|nan);"):
         generator_step(fabric, p, x, reconstruction, LossWeights())
     assert equal(before, dict(p.pair.generator.named_parameters())) == list(before)
+
+
+def test_the_wasserstein_loss_takes_the_place_of_eq_2(fabric, x):
+    """The critic raises D(x) - D(x^) within its penalty; the generator's loss is -D(x^), and the rest stays."""
+    p = players(adversarial="wasserstein_gp", learning_rate=1e-3)
+    assert isinstance(p.pair, DenseSkipGan)
+    fake, critic = -x, []
+    for number in range(30):
+        penalty = Penalty(torch.full((4,), 0.1 + 0.02 * number), 10.0)
+        critic.append(discriminator_step(fabric, p, x, fake, LossWeights(), penalty=penalty).adversarial)
+    assert critic[-1] < critic[0] - 0.5
+    with torch.no_grad():
+        judged = p.pair.eval().discriminator(p.pair.generator(x)).logits
+    found = generator_step(fabric, p, x, p.pair.train().generator(x), LossWeights(), wasserstein=True)
+    assert found.adversarial == pytest.approx(-judged.mean().item(), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "model", [{}, {"spectral_norm": False}, {"attention": {**SPEC.model.attention.model_dump(), "enabled": False}}]
+)
+@pytest.mark.parametrize("adversarial", ["log", "wasserstein_gp"])
+def test_every_ablation_of_the_pair_trains(fabric, x, model, adversarial):
+    section = ModelSection.model_validate({**SPEC.model.model_dump(), **model})
+    pair = build_pair(SPEC.model_copy(update={"model": section}), 0).train()
+    p = make_players(pair, train_section(adversarial=adversarial, learning_rate=2e-3))
+    losses = [pair_step(fabric, p, Batch(x, None, None, 0, 4 * number, 0)) for number in range(20)]
+    assert losses[-1].contextual_loss < 0.9 * losses[0].contextual_loss
+    assert all(step.discriminator_gradient_norm > 0 for step in losses)
+
+
+def test_the_penalty_is_drawn_anew_at_each_step_and_the_same_when_a_run_goes_on(fabric, x):
+    seen = []
+    for images_seen in (8, 8, 12):
+        p = players(adversarial="wasserstein_gp")
+        seen.append(pair_step(fabric, p, Batch(x, None, None, 0, images_seen, 0)).discriminator_loss)
+    assert seen[0] == seen[1] != seen[2]

@@ -3,9 +3,6 @@
 The latent vector of a patch is searched for by gradient descent (`scoring.latent_search`), which makes this the slowest
 system by far.
 
-Parameters at 32 px, one with widths 16 and 16, one with 64 and 64 (the published DCGAN's), 100 latent channels, 3
-colour channels: generator 0.15 M, 1.1 M; discriminator 0.04 M, 0.66 M.
-
 Legend: B batch, C channels, P patch size in pixels, Z latent channels.
 """
 

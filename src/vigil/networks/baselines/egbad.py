@@ -35,17 +35,18 @@ class JointDiscriminator(nn.Module):
     def __init__(self, channels: int, widths: list[int], latent_channels: int, features: int) -> None:
         super().__init__()
         self.of_patch = DownConvolutions(channels, widths)
-        self.of_patch_joined = nn.Linear(widths[-1] * SMALLEST_SIDE**2, features)
-        self.of_latent = nn.Linear(latent_channels, features)
-        self.joint = nn.Linear(2 * features, features)
-        self.verdict = nn.Linear(features, 1)
+        # Linear layers, written as convolutions: a matrix product may add in another order in another place of a batch.
+        self.of_patch_joined = nn.Conv2d(widths[-1], features, SMALLEST_SIDE)
+        self.of_latent = nn.Conv2d(latent_channels, features, 1)
+        self.joint = nn.Conv2d(2 * features, features, 1)
+        self.verdict = nn.Conv2d(features, 1, 1)
         self.activation = nn.LeakyReLU(LEAK)
 
     def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B] and features [B, F] of x [B, C, P, P] with z [B, Z], float32; high logits say (x, E(x))."""
-        both = torch.cat([self.of_patch_joined(self.of_patch(x).flatten(1)), self.of_latent(z)], dim=1)
+        both = torch.cat([self.of_patch_joined(self.of_patch(x)), self.of_latent(z[:, :, None, None])], dim=1)
         features = self.activation(self.joint(self.activation(both)))
-        return self.verdict(features).float()[:, 0], features.float()
+        return self.verdict(features).float().flatten(), features.float().flatten(1)
 
 
 class Egbad(DcganPair):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning_fabric import Fabric
 
 from vigil.networks.baselines.anogan import AnoGan
-from vigil.training.baselines.adversarial import without_gradients
+from vigil.training.baselines.adversarial import losses_of_game, without_gradients
 from vigil.training.losses import adversarial_discriminator_loss, adversarial_generator_loss
 from vigil.training.steps import Batch, Players, StepLosses, move
 
@@ -27,10 +27,4 @@ def anogan_step(fabric: Fabric, players: Players[AnoGan], batch: Batch) -> StepL
     with without_gradients(pair.discriminator), fabric.autocast():
         loss = adversarial_generator_loss(pair.discriminator(generated)[0])
     g = move(fabric, players, "generator", {"loss": loss})
-    return StepLosses(
-        discriminator_loss=d["loss"],
-        generator_loss=g["loss"],
-        adversarial_loss=g["loss"],
-        discriminator_gradient_norm=d["gradient_norm"],
-        generator_gradient_norm=g["gradient_norm"],
-    )
+    return losses_of_game(d, g)

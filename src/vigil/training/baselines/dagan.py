@@ -6,7 +6,7 @@ from lightning_fabric import Fabric
 from torch.nn.functional import l1_loss, mse_loss
 
 from vigil.networks.baselines.dagan import Dagan
-from vigil.training.baselines.adversarial import without_gradients
+from vigil.training.baselines.adversarial import losses_of_game, without_gradients
 from vigil.training.losses import contextual_loss, total_loss
 from vigil.training.steps import Batch, Players, StepLosses, move
 
@@ -36,12 +36,4 @@ def dagan_step(fabric: Fabric, players: Players[Dagan], batch: Batch) -> StepLos
     loss = total_loss(adversarial, contextual, latent, players.train.weights)
     losses = {"loss": loss, "adversarial": adversarial, "contextual": contextual, "latent": latent}
     g = move(fabric, players, "generator", losses)
-    return StepLosses(
-        discriminator_loss=d["loss"],
-        generator_loss=g["loss"],
-        adversarial_loss=g["adversarial"],
-        contextual_loss=g["contextual"],
-        latent_loss=g["latent"],
-        discriminator_gradient_norm=d["gradient_norm"],
-        generator_gradient_norm=g["gradient_norm"],
-    )
+    return losses_of_game(d, g)

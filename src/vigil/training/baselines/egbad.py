@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning_fabric import Fabric
 
 from vigil.networks.baselines.egbad import Egbad
-from vigil.training.baselines.adversarial import without_gradients
+from vigil.training.baselines.adversarial import losses_of_game, without_gradients
 from vigil.training.losses import adversarial_discriminator_loss
 from vigil.training.steps import Batch, Players, StepLosses, move
 
@@ -31,10 +31,4 @@ def egbad_step(fabric: Fabric, players: Players[Egbad], batch: Batch) -> StepLos
         real, fake = pair.discriminator(x, encoded)[0], pair.discriminator(generated, z)[0]
     # Each mistaken for the other: the discriminator's own loss with its labels exchanged.
     g = move(fabric, players, "generator", {"loss": adversarial_discriminator_loss(fake, real)})
-    return StepLosses(
-        discriminator_loss=d["loss"],
-        generator_loss=g["loss"],
-        adversarial_loss=g["loss"],
-        discriminator_gradient_norm=d["gradient_norm"],
-        generator_gradient_norm=g["gradient_norm"],
-    )
+    return losses_of_game(d, g)

@@ -6,7 +6,7 @@ from lightning_fabric import Fabric
 from torch.nn.functional import mse_loss
 
 from vigil.networks.baselines.ganomaly import Ganomaly
-from vigil.training.baselines.adversarial import without_gradients
+from vigil.training.baselines.adversarial import losses_of_game, without_gradients
 from vigil.training.losses import adversarial_discriminator_loss, contextual_loss
 from vigil.training.steps import Batch, Players, StepLosses, move
 
@@ -34,12 +34,4 @@ def ganomaly_step(fabric: Fabric, players: Players[Ganomaly], batch: Batch) -> S
     }
     loss = sum(getattr(weights, name) * value for name, value in losses.items())
     g = move(fabric, players, "generator", {"loss": loss, **losses})
-    return StepLosses(
-        discriminator_loss=d["loss"],
-        generator_loss=g["loss"],
-        adversarial_loss=g["adversarial"],
-        contextual_loss=g["contextual"],
-        latent_loss=g["latent"],
-        discriminator_gradient_norm=d["gradient_norm"],
-        generator_gradient_norm=g["gradient_norm"],
-    )
+    return losses_of_game(d, g)
