@@ -27,7 +27,7 @@ from vigil.calibration.ranking import auroc
 from vigil.config import Params, candidate_sections
 from vigil.evaluation.baselines import pixel_features
 from vigil.evaluation.localisation import stitched_images
-from vigil.files import read_json
+from vigil.files import read_json, written_aside
 from vigil.images.patches import extract
 from vigil.images.shards import PatchShards
 from vigil.networks.pair import Pair, PairSpec, build_pair, load_pair
@@ -212,7 +212,7 @@ class Looks:
         rows = test.rows_of("grid")
         order = np.argsort(test.index.column("image_label").to_numpy()[rows], kind="stable")
         found: dict[str, float] = {}
-        for look in sorted(self._folder.iterdir()):
+        for look in sorted(self._folder.glob("checkpoint-*")):
             pair = build_pair(plan.spec, plan.seed)
             state = load_result(look, plan.run, pair)
             assert state is not None  # a look is a checkpoint
@@ -249,6 +249,7 @@ class _Keeper:
     def keep(self) -> None:
         """Links the files of what checkpoints there are; a link costs no space."""
         for checkpoint in self._checkpoints.glob("checkpoint-*"):
-            target = self._folder / checkpoint.name / checkpoint.name
-            if not target.exists():
-                shutil.copytree(checkpoint, target, copy_function=os.link)
+            look = self._folder / checkpoint.name
+            if not look.exists():
+                with written_aside(look) as new:
+                    shutil.copytree(checkpoint, new / checkpoint.name, copy_function=os.link)
