@@ -191,7 +191,7 @@ _CONVERGED = Measured(
     _getter("epochs_to_converge"),
     _no_baseline,
     digits=1,
-    undefined="the loss was still falling when the budget was used up",
+    undefined="the loss was still falling when the budget was used up, or is adversarial alone and never settles",
 )
 
 

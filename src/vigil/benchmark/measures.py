@@ -44,6 +44,8 @@ from vigil.training.recorder import StepRecord
 
 _RELEASED_BATCH = 64
 """Of the public test loaders."""
+_SETTLING = ("contextual_loss", "self_supervised_loss")
+"""Losses that fall to a level and stay there; adversarial ones do not."""
 _CONVERGED_WITHIN = 0.05
 
 
@@ -103,14 +105,18 @@ def _hardware(device: str) -> str:
 
 
 def epochs_to_converge(params: Params, losses: Path) -> float | None:
-    """Epochs after which the contextual loss stays within 5 % of where it ends; None where that is its last interval,
-    so that it was still falling when the budget was used up.
+    """Epochs after which the loss stays within 5 % of where it ends; None where that is its last interval, so that it
+    was still falling when the budget was used up, or where the system plays an adversarial game alone.
 
-    The paper says "converges" and not by what rule.
+    The loss is the contextual one or, of Patch-SVDD, the self-supervised one. The paper says "converges" and not by
+    what rule.
     """
     with losses.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    loss = np.array([float(row["contextual_loss"]) for row in rows])
+    columns = (np.array([float(row[name]) for row in rows]) for name in _SETTLING)
+    loss = next((values for values in columns if values.any()), None)
+    if loss is None:
+        return None
     near = np.abs(loss - loss[-1]) <= _CONVERGED_WITHIN * abs(loss[-1])
     first = len(loss) - int(np.argmin(near[::-1])) if not near.all() else 0
     if first >= len(loss) - 1:
