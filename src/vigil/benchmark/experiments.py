@@ -45,7 +45,8 @@ class Measured:
     """What it is called in the CSV."""
     protocol: str
     value: Getter
-    of_baseline: Callable[[Record, Baseline], Value]
+    of_baseline: Callable[[Record, Baseline], Value] | None
+    """None where the column says nothing of baseline rows, which have no threshold and no training."""
     reading: Reading = "as_published"
     digits: int = 3
     not_for: Callable[[System], bool] = lambda _system: False
@@ -145,10 +146,6 @@ def _of_trivial(values: Mapping[str, float | None], baseline: Baseline) -> Value
     return max((value for value in values.values() if value is not None), default=None)
 
 
-def _no_baseline(_record: Record, _baseline: Baseline) -> Value:
-    return None
-
-
 def _image_auroc(title: str, reading: Reading = "as_published") -> Measured:
     return Measured(title, "image_auroc", "strict", _getter("auroc", "value"), _baseline_auroc, reading)
 
@@ -159,7 +156,7 @@ def _released(title: str, reading: Reading = "as_published") -> Measured:
         "image_auroc",
         "released (a leak)",
         _getter("released", "auroc"),
-        _no_baseline,
+        None,
         reading,
         not_for=lambda system: not system.released,
     )
@@ -179,17 +176,17 @@ _PAPER_PATCHES = Measured(
     "patch_auroc_paper",
     "paper",
     _getter("patch_auroc_paper"),
-    _no_baseline,
+    None,
     undefined=_NO_MASK,
 )
-_RECALL = Measured("recall", "recall", "strict", _getter("recall", "value"), _no_baseline)
-_FPR = Measured("false-positive rate", "fpr", "strict", _getter("fpr", "value"), _no_baseline)
+_RECALL = Measured("recall", "recall", "strict", _getter("recall", "value"), None)
+_FPR = Measured("false-positive rate", "fpr", "strict", _getter("fpr", "value"), None)
 _CONVERGED = Measured(
     "epochs to converge",
     "epochs_to_converge",
     "strict",
     _getter("epochs_to_converge"),
-    _no_baseline,
+    None,
     digits=1,
     undefined="the loss was still falling when the budget was used up, or is adversarial alone and never settles",
 )
@@ -201,7 +198,7 @@ def _kind_recall(kind: str) -> Measured:
         f"recall_{kind}",
         "strict",
         _getter("per_kind", kind, "recall", "value"),
-        _no_baseline,
+        None,
         undefined="no test image holds this threat",
     )
 
