@@ -36,6 +36,8 @@ _BOWED: Final = 1 / 3
 _DECOY_DENSITY: Final = 0.3
 """Least density (-log lightness) beyond the surroundings that is laid in as a decoy: metal, in scans of bags."""
 _DECOY_BORDER_PX: Final = 6.0
+_LEAST_DENSITY: Final = 0.004
+"""Below this, matter in the beam changes nothing."""
 _GROUND_RANK: Final = 8
 """Of 25 blocks in order of density: the one taken for the ground that objects lie on."""
 _CRISPEST_PX: Final = 0.7
@@ -113,15 +115,14 @@ def _with_decoy(image: Array, donor: Array, colours: Array, rng: Rng) -> Array:
     """The image behind what a round window of the donor, turned and moved, holds beyond its surroundings."""
     side = len(image)
     donor = np.roll(np.rot90(donor, int(rng.integers(4))), rng.integers(side, size=2), axis=(0, 1))
-    hue, light, _ = _hue_light_chroma(donor)
-    density = -np.log(np.clip(light, 0.02, 1))
+    density = -np.log(np.clip(_light(donor), 0.02, 1))
     beyond = density - _surroundings(density)
     y, x = (np.arange(side, dtype=np.float32) - np.float32(at) for at in rng.integers(side, size=2))
     radius = np.float32(side * rng.uniform(0.2, 0.6))
     window = np.clip((radius - np.sqrt(x * x + (y * y)[:, None])) / _DECOY_BORDER_PX, 0, 1)
     laid_in = np.where(beyond > _DECOY_DENSITY, beyond, 0) * window * np.float32(rng.uniform(0.7, 1.3))
     power, half = np.float32(rng.uniform(1.0, 1.8)), np.float32(rng.uniform(0.3, 0.6))
-    return _superposed(rng, image, laid_in, hue, colours, power, half)
+    return _superposed(rng, image, laid_in, donor, colours, power, half)
 
 
 def _surroundings(density: Array) -> Array:
@@ -516,11 +517,16 @@ def _absorbed(rng: Rng, window: Array, donor: Array, cover: Array, colours: Arra
 
 
 def _superposed(
-    rng: Rng, window: Array, density: Array, own_hue: Array, colours: Array, power: np.float32, half: np.float32
+    rng: Rng, window: Array, density: Array, own: Array, colours: Array, power: np.float32, half: np.float32
 ) -> Array:
-    """The window behind matter of the given density (-log lightness) [H, W] and hue, [H, W] or one for all."""
-    added = np.maximum(density, 0) ** power
-    hue, light, chroma = _hue_light_chroma(window)
+    """The window behind matter of the given density (-log lightness) [H, W] and hue: one for all [], or that of an
+    image of it [H, W, C]."""
+    grain = rng.standard_normal(density.shape, np.float32) * np.float32(rng.uniform(0, 0.006))
+    there = density > _LEAST_DENSITY  # most of a window is empty, and the rest of the work is done per pixel
+    behind, dense, fine = window[there], density[there], grain[there]
+    own_hue = own if own.ndim == 0 else _hue_light_chroma(own[there])[0]
+    added = dense**power
+    hue, light, chroma = _hue_light_chroma(behind)
     present = (-np.log(np.clip(light, 0.02, 1))) ** power
     share = np.clip(added / (added + present + np.float32(1e-6)) / half, 0, 1)
     # What has no hue of its own takes the absorber's at once; the rest turns the shorter way.
@@ -528,22 +534,27 @@ def _superposed(
     turned = (own_hue - turn * (1 - share) * np.clip(chroma / np.float32(_WHITE_CHROMA), 0, 1)) % 1
     absorbed = _look_up(colours, turned, np.exp(-((added + present) ** (1 / power))))
     # The table knows mean colours; what the window has beyond them fades as the absorber takes over.
-    texture = (window - _look_up(colours, hue, light)) * (1 - np.clip(3 * share, 0, 1))[:, :, None]
-    grain = rng.standard_normal(density.shape, np.float32) * np.float32(rng.uniform(0, 0.006))
-    mixed = absorbed + texture + grain[:, :, None]
-    return np.where((density > 0.004)[:, :, None], mixed, window)
+    texture = (behind - _look_up(colours, hue, light)) * (1 - np.clip(3 * share, 0, 1))[:, None]
+    mixed = window.copy()
+    mixed[there] = absorbed + texture + fine[:, None]
+    return mixed
 
 
 def _hue_light_chroma(colours: Array) -> tuple[Array, Array, Array]:
     """[..., C] -> hue in turns [0, 1), lightness and chroma in [0, 1], [...] each; grey has hue 0 and chroma 0."""
+    light = _light(colours)
     if colours.shape[-1] == 1:
-        light = colours[..., 0]
         return np.zeros_like(light), light, np.zeros_like(light)
     red, green, blue = (colours[..., k] for k in range(3))
     along, across = red - np.float32(0.5) * (green + blue), np.float32(np.sqrt(0.75)) * (green - blue)
     hue = np.arctan2(across, along) * np.float32(0.5 / np.pi) % 1
-    light = np.asarray((red + green + blue) / 3, np.float32)
     return hue, light, np.sqrt(along * along + across * across)
+
+
+def _light(colours: Array) -> Array:
+    """[..., C] -> the mean of the channels [...], lightness in [0, 1]."""
+    channels = colours.shape[-1]
+    return np.asarray(reduce(np.add, (colours[..., k] for k in range(channels))) / channels, np.float32)
 
 
 def _look_up(table: Array, hue: Array, light: Array) -> Array:
