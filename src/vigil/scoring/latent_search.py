@@ -1,4 +1,4 @@
-"""AnoGAN's latent search: the z whose image G(z) is most like a patch (arXiv 1703.05921, section 2.2).
+"""AnoGAN's latent search: the z whose image G(z) is most like a patch (arXiv 1703.05921).
 
 Legend: B batch, C channels, P patch size in pixels, Z latent channels.
 """

@@ -33,7 +33,7 @@ class AnoGan(DcganPair):
     def search_loss(
         self, x: Tensor, features_x: Tensor, reconstruction: Tensor, features_reconstruction: Tensor
     ) -> Tensor:
-        """Eq. (5) and (6), arXiv 1703.05921, [B] float64: (1 - lambda) sum |x - G(z)| + lambda sum |f(x) - f(G(z))|.
+        """(1 - lambda) sum |x - G(z)| + lambda sum |f(x) - f(G(z))|, [B] float64; arXiv 1703.05921.
 
         It is what the search descends along and, where it ends, the anomaly score.
         """

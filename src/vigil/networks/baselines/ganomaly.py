@@ -50,10 +50,10 @@ class Ganomaly(DcganPair):
         self.discriminator = Discriminator(spec.channels, self.widths(model.discriminator_width))
 
     def outputs(self, x: Tensor) -> PairOutputs:
-        """x^, and the latent vectors as features; the score is Eq. (6), arXiv 1805.06725, |G_E(x) - E(x^)|.
+        """x^, and the latent vectors as features; the score is that of arXiv 1805.06725, |G_E(x) - E(x^)|.
 
         differs from the paper: the mean over the latent channels, not the sum; no scaling by the extremes of the test
-        set (Eq. (7) there), which changes no ranking.
+        set, which changes no ranking.
         """
         found = self.generator(x)
         published = mean_of_patch((found.z - found.z_again).abs())

@@ -73,7 +73,7 @@ class SkipGanomaly(DcganPair):
         self.discriminator = Discriminator(spec.channels, self.widths(spec.model.discriminator_width))
 
     def outputs(self, x: Tensor) -> PairOutputs:
-        """x^, f(x) and f(x^); the score is Eq. (6), arXiv 1901.08954, lambda R + (1 - lambda) L.
+        """x^, f(x) and f(x^); the score is that of arXiv 1901.08954, lambda R + (1 - lambda) L.
 
         R is the mean of |x - x^|, L the mean of (f(x) - f(x^))^2.
 

@@ -11,7 +11,7 @@ from vigil.training.steps import Batch, Players, StepLosses, move
 
 
 def anogan_step(fabric: Fabric, players: Players[AnoGan], batch: Batch) -> StepLosses:
-    """Discriminator and generator once along Eq. (1), arXiv 1703.05921; z is uniform in [-1, 1].
+    """Discriminator and generator once along the GAN's loss of arXiv 1703.05921; z is uniform in [-1, 1].
 
     differs from the paper: the generator maximises log D(G(z)), as DCGAN's does, and not -log(1 - D(G(z))).
 

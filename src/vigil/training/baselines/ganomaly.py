@@ -12,7 +12,7 @@ from vigil.training.steps import Batch, Players, StepLosses, move
 
 
 def ganomaly_step(fabric: Fabric, players: Players[Ganomaly], batch: Batch) -> StepLosses:
-    """The discriminator along the cross entropy of x and x^, then the generator along Eq. (4), arXiv 1805.06725.
+    """The discriminator along the cross entropy of x and x^, then the generator along three losses (arXiv 1805.06725).
 
     Adversarial: the mean of (f(x) - f(x^))^2 of the discriminator's features. Contextual: the mean of |x - x^|.
     Encoder (recorded as latent): the mean of (G_E(x) - E(x^))^2. Published weights: 1, 50, 1.

@@ -33,7 +33,7 @@ class WindowPairs(NamedTuple):
 
 
 def patch_svdd_step(fabric: Fabric, players: Players[PatchSvdd], batch: Batch) -> StepLosses:
-    """The encoder with its classifiers once along Eq. (4), arXiv 2006.16067, summed over both sizes of windows.
+    """The encoder with its classifiers once along the loss of arXiv 2006.16067, summed over both sizes of windows.
 
     SVDD' (recorded as latent): the mean distance of the embeddings of two windows that all but coincide; its weight
     lambda is `train.weights.latent`. Self-supervised: the cross entropy of the 8 positions; weight

@@ -17,7 +17,7 @@ from vigil.training.steps import Batch, Players, StepLosses, move
 
 
 def skip_ganomaly_step(fabric: Fabric, players: Players[SkipGanomaly], batch: Batch) -> StepLosses:
-    """The discriminator along the cross entropy of x and x^, then the generator along Eq. (4), arXiv 1901.08954.
+    """The discriminator along the cross entropy of x and x^, then the generator along three losses (arXiv 1901.08954).
 
     Adversarial: the cross entropy, in its non-saturating form. Contextual: the mean of |x - x^|. Latent: the mean of
     (f(x) - f(x^))^2. Published weights: 1, 40, 1.
