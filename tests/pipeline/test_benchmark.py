@@ -6,10 +6,12 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from vigil.benchmark.cells import Cell, Record, Task, read_record, record_path
 from vigil.benchmark.command import Options, planned, run_benchmark
 from vigil.benchmark.locks import locked
 from vigil.benchmark.raw_data import RawData
-from vigil.benchmark.running import Workplace, make_cell
+from vigil.benchmark.running import Workplace, make_cell, needs_making, prepare
 from vigil.benchmark.settings import Budget
 from vigil.config import RegisterSection, parse_params
 from vigil.delivery.mlflow_tracking import experiment_id, open_store
@@ -64,11 +66,25 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def workplace(work: Path, pictures: Path, tracking_uri: str) -> Workplace:
+    register = {"tracking_uri": tracking_uri, "experiment": "cells"}
+    data = RawData(pictures, work / "raw")
+    return Workplace(work, data, PROJECT / "presets", register, budgets={"cpu": {"cifar10": TINY}})
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """What all cells of the task share; making it takes seconds, so each test copies it."""
+    work = tmp_path_factory.mktemp("prepared")
+    place = workplace(work, pictures, "sqlite:///unused.db")
+    prepare(place, cell("ganomaly"), place.settings(cell("ganomaly")))
+    return work
+
+
 @pytest.fixture
-def place(tmp_path: Path, pictures: Path, section: RegisterSection) -> Workplace:
-    register = {"tracking_uri": section.tracking_uri, "experiment": "cells"}
-    data = RawData(pictures, tmp_path / "work" / "raw")
-    return Workplace(tmp_path / "work", data, PROJECT / "presets", register, budgets={"cpu": {"cifar10": TINY}})
+def place(tmp_path: Path, pictures: Path, prepared: Path, section: RegisterSection) -> Workplace:
+    shutil.copytree(prepared, tmp_path / "work", symlinks=True)
+    return workplace(tmp_path / "work", pictures, section.tracking_uri)
 
 
 def cell(system: str, seed: int = 0) -> Cell:
@@ -83,8 +99,9 @@ def made(place: Workplace, system: str) -> Record:
 
 
 def test_an_experiment_makes_its_cells_once_and_shows_them(
-    tmp_path: Path, pictures: Path, section: RegisterSection
+    tmp_path: Path, pictures: Path, prepared: Path, section: RegisterSection
 ) -> None:
+    shutil.copytree(prepared, tmp_path / "work", symlinks=True)
     options = Options(
         name="table1",
         budget="cpu",
@@ -156,6 +173,11 @@ def test_the_released_protocol_is_not_the_strict_one(place: Workplace) -> None:
     assert looks["48"] != pytest.approx(record.measured["auroc"]["value"], abs=1e-6)
     assert made(place, "dense_skip_gan").measured["released"] is None
 
+    # A cell whose budget changed since is made again.
+    assert not needs_making(place, cell("dense_skip_gan"))
+    smaller = {"cpu": {"cifar10": replace(TINY, images_seen=24)}}
+    assert needs_making(replace(place, budgets=smaller), cell("dense_skip_gan"))
+
 
 def test_a_failing_cell_is_recorded_and_tried_again(place: Workplace) -> None:
     # Something of another shape lies where the training would write.
@@ -181,20 +203,18 @@ def test_a_cell_that_another_process_makes_is_left_to_it(place: Workplace) -> No
 _MAKER = """
 import sys
 from pathlib import Path
-from tests.pipeline.test_benchmark import PROJECT, TINY, cell
-from vigil.benchmark.raw_data import RawData
-from vigil.benchmark.running import Workplace, make_cell
+from tests.pipeline.test_benchmark import cell, workplace
+from vigil.benchmark.running import make_cell
 data, work, uri = sys.argv[1:]
-place = Workplace(Path(work), RawData(Path(data), Path(work) / "raw"), PROJECT / "presets",
-                  {"tracking_uri": uri, "experiment": "cells"}, budgets={"cpu": {"cifar10": TINY}})
-make_cell(place, cell("ganomaly"))
+make_cell(workplace(Path(work), Path(data), uri), cell("ganomaly"))
 """
 
 
 def test_a_killed_cell_goes_on_where_it_was_and_ends_as_an_uninterrupted_one(
-    tmp_path: Path, place: Workplace, pictures: Path
+    tmp_path: Path, place: Workplace, pictures: Path, prepared: Path
 ) -> None:
     other = tmp_path / "killed"
+    shutil.copytree(prepared, other, symlinks=True)
     folder = other / "cells" / cell("ganomaly").name
     environment = {**os.environ, "PYTHONPATH": f"{PROJECT / 'src'}{os.pathsep}{PROJECT}", "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, "-c", _MAKER, str(pictures), str(other), place.register["tracking_uri"]]
@@ -209,20 +229,10 @@ def test_a_killed_cell_goes_on_where_it_was_and_ends_as_an_uninterrupted_one(
     assert not record_path(other, cell("ganomaly")).exists()
     kept = (folder / "params.json").read_bytes()
 
-    data = RawData(pictures, other / "raw")
-    resumed = make_cell(Workplace(other, data, place.presets, place.register, budgets=place.budgets), cell("ganomaly"))
+    resumed = make_cell(workplace(other, pictures, place.register["tracking_uri"]), cell("ganomaly"))
     assert resumed is not None
     assert (folder / "params.json").read_bytes() == kept
     assert json.dumps(resumed.measured) == json.dumps(made(place, "ganomaly").measured)
-
-
-def test_a_cell_whose_settings_changed_is_made_again(place: Workplace) -> None:
-    first = made(place, "dense_skip_gan")
-    other = Budget(**{**{k: getattr(TINY, k) for k in TINY.__slots__}, "images_seen": 24})
-    changed = Workplace(place.out, place.data, place.presets, place.register, budgets={"cpu": {"cifar10": other}})
-    second = made(changed, "dense_skip_gan")
-    assert first.settings != second.settings
-    assert (first.spent["images_seen"], second.spent["images_seen"]) == (48, 24)
 
 
 def test_a_switch_beyond_the_paper_runs_on_its_preset(place: Workplace, tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ class Measured:
     """What it is called in the CSV."""
     protocol: str
     value: Getter
-    of_baseline: Callable[[Record, Baseline], Value]
+    of_baseline: Callable[[Record, Baseline], Value] | None
+    """None where the column says nothing of baseline rows, which have no threshold and no training."""
     reading: Reading = "as_published"
     digits: int = 3
     not_for: Callable[[System], bool] = lambda _system: False
@@ -156,10 +157,6 @@ def _cost(name: str) -> Getter:
     return lambda record: record.spent["seconds"].get(name)
 
 
-def _no_baseline(_record: Record, _baseline: Baseline) -> Value:
-    return None
-
-
 def _image_auroc(title: str, reading: Reading = "as_published") -> Measured:
     return Measured(title, "image_auroc", "strict", _getter("auroc", "value"), _baseline_auroc, reading)
 
@@ -170,7 +167,7 @@ def _released(title: str, reading: Reading = "as_published") -> Measured:
         "image_auroc",
         "released (a leak)",
         _getter("released", "auroc"),
-        _no_baseline,
+        None,
         reading,
         not_for=lambda system: not system.released,
     )
@@ -190,19 +187,19 @@ _PAPER_PATCHES = Measured(
     "patch_auroc_paper",
     "paper",
     _getter("patch_auroc_paper"),
-    _no_baseline,
+    None,
     undefined=_NO_MASK,
 )
-_RECALL = Measured("recall", "recall", "strict", _getter("recall", "value"), _no_baseline)
-_FPR = Measured("false-positive rate", "fpr", "strict", _getter("fpr", "value"), _no_baseline)
+_RECALL = Measured("recall", "recall", "strict", _getter("recall", "value"), None)
+_FPR = Measured("false-positive rate", "fpr", "strict", _getter("fpr", "value"), None)
 _CONVERGED = Measured(
     "epochs to converge",
     "epochs_to_converge",
     "strict",
     _getter("epochs_to_converge"),
-    _no_baseline,
+    None,
     digits=1,
-    undefined="the loss was still falling when the budget was used up",
+    undefined="the loss was still falling when the budget was used up, or is adversarial alone and never settles",
 )
 
 
@@ -212,7 +209,7 @@ def _kind_recall(kind: str) -> Measured:
         f"recall_{kind}",
         "strict",
         _getter("per_kind", kind, "recall", "value"),
-        _no_baseline,
+        None,
         undefined="no test image holds this threat",
     )
 
@@ -407,12 +404,12 @@ _AT_5_PERCENT = Measured(
     "recall_at_5_percent_fpr",
     "strict",
     _getter("recall_at_5_percent_fpr"),
-    _no_baseline,
+    None,
 )
 _WHERE = (
-    Measured("pixel AUROC", "pixel_auroc", "strict", _getter("pixel_auroc"), _no_baseline, undefined=_NO_MASK),
-    Measured("AUPRO", "aupro", "strict", _getter("aupro"), _no_baseline, undefined=_NO_MASK),
-    Measured("hit rate", "box_hit_rate", "strict", _getter("box_hit_rate", "value"), _no_baseline, undefined=_NO_MASK),
+    Measured("pixel AUROC", "pixel_auroc", "strict", _getter("pixel_auroc"), None, undefined=_NO_MASK),
+    Measured("AUPRO", "aupro", "strict", _getter("aupro"), None, undefined=_NO_MASK),
+    Measured("hit rate", "box_hit_rate", "strict", _getter("box_hit_rate", "value"), None, undefined=_NO_MASK),
     Measured(
         "patch AUROC inside anomalous images",
         "patch_auroc_inside",
@@ -423,8 +420,8 @@ _WHERE = (
     ),
 )
 _COST = (
-    Measured("training, s", "train_s", "wall time", _cost("train"), _no_baseline, digits=0),
-    Measured("scoring, ms per patch", "score_ms", "wall time", _cost("score_ms_per_patch"), _no_baseline, digits=1),
+    Measured("training, s", "train_s", "wall time", _cost("train"), None, digits=0),
+    Measured("scoring, ms per patch", "score_ms", "wall time", _cost("score_ms_per_patch"), None, digits=1),
 )
 _BEYOND_ABOUT = (
     "Each row is the preset of the data set with one thing changed; the first row is the preset itself, at its own "

@@ -27,7 +27,7 @@ from vigil.calibration.ranking import auroc
 from vigil.config import Params, candidate_sections
 from vigil.evaluation.baselines import pixel_features
 from vigil.evaluation.localisation import stitched_images
-from vigil.files import read_json
+from vigil.files import read_json, written_aside
 from vigil.images.patches import extract
 from vigil.images.shards import PatchShards
 from vigil.networks.pair import Pair, PairSpec, build_pair, load_pair
@@ -44,6 +44,8 @@ from vigil.training.recorder import StepRecord
 
 _RELEASED_BATCH = 64
 """Of the public test loaders."""
+_SETTLING = ("contextual_loss", "self_supervised_loss")
+"""Losses that fall to a level and stay there; adversarial ones do not."""
 _CONVERGED_WITHIN = 0.05
 
 
@@ -107,14 +109,18 @@ def _hardware(device: str) -> str:
 
 
 def epochs_to_converge(params: Params, losses: Path) -> float | None:
-    """Epochs after which the contextual loss stays within 5 % of where it ends; None where that is its last interval,
-    so that it was still falling when the budget was used up.
+    """Epochs after which the loss stays within 5 % of where it ends; None where that is its last interval, so that it
+    was still falling when the budget was used up, or where the system plays an adversarial game alone.
 
-    The paper says "converges" and not by what rule.
+    The loss is the contextual one or, of Patch-SVDD, the self-supervised one. The paper says "converges" and not by
+    what rule.
     """
     with losses.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    loss = np.array([float(row["contextual_loss"]) for row in rows])
+    columns = (np.array([float(row[name]) for row in rows]) for name in _SETTLING)
+    loss = next((values for values in columns if values.any()), None)
+    if loss is None:
+        return None
     near = np.abs(loss - loss[-1]) <= _CONVERGED_WITHIN * abs(loss[-1])
     first = len(loss) - int(np.argmin(near[::-1])) if not near.all() else 0
     if first >= len(loss) - 1:
@@ -216,7 +222,7 @@ class Looks:
         rows = test.rows_of("grid")
         order = np.argsort(test.index.column("image_label").to_numpy()[rows], kind="stable")
         found: dict[str, float] = {}
-        for look in sorted(self._folder.iterdir()):
+        for look in sorted(self._folder.glob("checkpoint-*")):
             pair = build_pair(plan.spec, plan.seed)
             state = load_result(look, plan.run, pair)
             assert state is not None  # a look is a checkpoint
@@ -253,6 +259,7 @@ class _Keeper:
     def keep(self) -> None:
         """Links the files of what checkpoints there are; a link costs no space."""
         for checkpoint in self._checkpoints.glob("checkpoint-*"):
-            target = self._folder / checkpoint.name / checkpoint.name
-            if not target.exists():
-                shutil.copytree(checkpoint, target, copy_function=os.link)
+            look = self._folder / checkpoint.name
+            if not look.exists():
+                with written_aside(look) as new:
+                    shutil.copytree(checkpoint, new / checkpoint.name, copy_function=os.link)

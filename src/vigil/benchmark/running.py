@@ -106,6 +106,8 @@ def make_cell(place: Workplace, cell: Cell, announce: Announce = announced_to_no
         try:
             record = _made(place, cell, identity, announce)
             write_record(place.out, cell, record)
+            if not place.keep:
+                _tidy(place.out / "cells" / cell.name)
         except RegistryError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the other cells go on, and the table says so
@@ -147,8 +149,6 @@ def _made(place: Workplace, cell: Cell, identity: str, announce: Announce) -> Re
         spent = measures.spent(params, done)
         record = finished(cell, identity, measured, spent)
         announced.done(record)
-    if not place.keep:
-        _tidy(folder)
     return record
 
 

@@ -138,7 +138,9 @@ def _of_system(results: Results, section: Section, task: Task, column: Measured,
 
 
 def _of_baseline(results: Results, section: Section, task: Task, column: Measured, baseline: Baseline) -> Entry | None:
-    """None where the column says nothing of baseline rows."""
+    """None where the column says nothing of this baseline row."""
+    if column.of_baseline is None:
+        return None
     found = [results.any_of(task, seed) for seed in range(results.seeds)]
     records = [record for record in found if record is not None]
     values = tuple(value for record in records if (value := column.of_baseline(record, baseline)) is not None)
@@ -202,9 +204,11 @@ def markdown(results: Results) -> str:
     left = [section for section in experiment.sections if section not in begun]
     if left:
         lines += ["## Not run", ""]
+        by_reason: dict[str, list[str]] = {}
         for section in left:
             reasons = dict.fromkeys(results.absent.get(task, NOT_RUN) for task in section.tasks)
-            lines.append(f"- {section.heading}: {'; '.join(reasons)}")
+            by_reason.setdefault("; ".join(reasons), []).append(section.heading)
+        lines += [f"- {', '.join(headings)}: {reason}" for reason, headings in by_reason.items()]
         lines.append("")
     if notes.lines():
         lines += ["## Why a number is missing", "", *notes.lines(), ""]

@@ -32,14 +32,16 @@ PARAMS = parse_params(
         ([0.5, 0.9, 0.51, 0.5], 1.5),  # near once, gone again, and back
         ([0.5, 0.5, 0.5, 0.5], 0.5),
         ([1.0, 0.9, 0.8, 0.5], None),
+        ([0.0, 0.0, 0.0, 0.0], None),  # a game between two networks, with no loss that settles
     ],
 )
 def test_a_loss_has_converged_where_it_stays_near_its_end(
     tmp_path: Path, losses: list[float], epochs: float | None
 ) -> None:
-    rows = [f"a,{100 * (number + 1)},{loss}" for number, loss in enumerate(losses)]
-    (tmp_path / "losses.csv").write_text("\n".join(["candidate,images_seen,contextual_loss", *rows]) + "\n")
-    assert epochs_to_converge(PARAMS, tmp_path / "losses.csv") == epochs
+    for columns in ("contextual_loss,self_supervised_loss", "self_supervised_loss,contextual_loss"):
+        rows = [f"a,{100 * (number + 1)},{loss},0.0" for number, loss in enumerate(losses)]
+        (tmp_path / "losses.csv").write_text("\n".join([f"candidate,images_seen,{columns}", *rows]) + "\n")
+        assert epochs_to_converge(PARAMS, tmp_path / "losses.csv") == epochs
 
 
 def test_normal_patches_lie_where_the_defects_lie(tmp_path: Path) -> None:
