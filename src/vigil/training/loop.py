@@ -21,7 +21,7 @@ from torch import Tensor, multiprocessing
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from vigil.config import TrainSection
-from vigil.errors import TrainingDiverged, VigilError
+from vigil.errors import ConfigError, TrainingDiverged, VigilError
 from vigil.images.dataset import to_tensor
 from vigil.images.shards import PatchShards
 from vigil.networks.pair import Pair, PairSpec, build_pair, load_pair
@@ -75,6 +75,12 @@ def train_candidate(
     plan.folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(plan.folder)
     pair = build_pair(spec, seed)
+    if pair.normalises_batches and train.batch_size // train.devices < 2:
+        raise ConfigError(
+            f"model.name '{spec.model.name}' normalises batches, which needs two patches a process, and "
+            f"train.batch_size {train.batch_size} on train.devices {train.devices} gives it "
+            f"{train.batch_size // train.devices}; raise the batch size"
+        )
     done = load_result(plan.folder, plan.run, pair) or RunState()
     for row in done.rows:
         recorder.record(row)

@@ -6,7 +6,7 @@ from lightning_fabric import Fabric
 
 from tests.tiny_systems import BASELINES, BATCH_NORM, placed_patches, smooth_patches, tiny_spec
 from tests.unit.training.make_patches import train_section, write_patches
-from vigil.errors import TrainingDiverged
+from vigil.errors import ConfigError, TrainingDiverged
 from vigil.networks.pair import build_pair
 from vigil.scoring.scorer import pair_digest
 from vigil.training import loop
@@ -119,6 +119,13 @@ def test_a_steps_random_numbers_depend_on_the_images_seen_alone(fabric, name):
         players = make_players(build_pair(tiny_spec(name), 0).train(), train_section())
         seen.append(training_step(fabric, players, Batch(x, None, None, 0, images_seen, 0)))
     assert seen[0] == seen[1] != seen[2]
+
+
+def test_batch_statistics_of_one_patch_are_refused_before_training(patches, tmp_path):
+    train = train_section(batch_size=1)
+    with pytest.raises(ConfigError, match=r"'dagan' normalises batches.*train\.batch_size 1.*raise the batch size"):
+        train_candidate(tiny_spec("dagan"), train, 0, patches, tmp_path, MemoryRecorder())
+    train_candidate(tiny_spec("unet_autoencoder"), train, 0, patches, tmp_path, MemoryRecorder())
 
 
 @pytest.mark.parametrize("name", ["ganomaly", "patch_svdd"])
