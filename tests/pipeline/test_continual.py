@@ -134,7 +134,7 @@ def forgot(site: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def rehearsed(forgot: dict[str, Any], site: Path) -> dict[str, Any]:
     """The same with rehearsal; its version is 3."""
-    set_params(rehearsal_share="0.5")
+    set_params(rehearsal_share="0.7")
     run_stages("start")
     found: dict[str, Any] = read("reports/evaluation.json")["parent"]
     return found
@@ -207,7 +207,7 @@ def test_a_warm_start_with_rehearsal_keeps_what_the_champion_knew(
 def test_lineage_is_recorded_everywhere(rehearsed: dict[str, Any], site: Path) -> None:
     _, record = load_pair(site / "models/pair")
     start = record["start"]
-    assert (start["version"], start["rehearsal_share"]) == (1, 0.5)
+    assert (start["version"], start["rehearsal_share"]) == (1, 0.7)
     assert start["rehearsed_patches"] == KEPT.read(site / "data/rehearsal/train.parquet").num_rows > 50
     summary = read_record(site / "models/bundle").evaluation.parent
     assert summary is not None
