@@ -84,7 +84,10 @@ def test_magnetic_tiles(tmp_path: Path) -> None:
     data = params.data.model_copy(update={"root": root})
     counts = through_all_stages(data, tmp_path, 1344, params.split, params.validation)
     assert sum((counts[name] for name in SPLITS), Counter()) == {**defects, "normal": 952}
-    assert {kind: counts["test"][kind] for kind in defects} == defects
+    assert {kind: counts["test"][kind] + counts["calibration"][kind] for kind in defects} == defects
+    assert set(counts["train"]) == {"normal"}
+    share = sum(counts["calibration"][kind] for kind in defects) / sum(defects.values())
+    assert share == pytest.approx(params.split.calibration_anomaly_fraction, abs=0.05)  # whole groups are drawn
 
 
 @needs("mvtec/bottle")
