@@ -193,7 +193,9 @@ def main() -> None:
         "Decoding: reading the files and decoding them, nothing kept. Extraction: `extract_split` of a training split, "
         "from the tables to the index: it reads, hashes, decodes (with simplejpeg), resizes where asked for, cuts, "
         "sums, writes and records. Both through the same executor, so that two processes have to be started either "
-        "way. 256 x 256: JPEG 4:4:4, quality 92, as the simulator writes; 800 x 640: 4:2:0, quality 85, the size of "
+        "way; that takes some seconds, more than the work on sets as small as these, so the rows with two processes "
+        "and the second table do not say how the work itself scales. "
+        "256 x 256: JPEG 4:4:4, quality 92, as the simulator writes; 800 x 640: 4:2:0, quality 85, the size of "
         "SIXray's. `CPU`: by the processor seconds of all processes instead of by time.",
         "",
         *extraction,
