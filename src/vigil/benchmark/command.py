@@ -12,6 +12,7 @@ from pathlib import Path
 from vigil.benchmark.cells import BudgetName, Cell, Record, read_records, record_path
 from vigil.benchmark.experiments import Experiment, ExperimentName, experiment
 from vigil.benchmark.figures import write_figures
+from vigil.benchmark.locks import locked
 from vigil.benchmark.raw_data import RawData
 from vigil.benchmark.running import Announced, Workplace, make_cell, needs_making
 from vigil.benchmark.settings import BUDGETS, Budgets
@@ -87,7 +88,9 @@ def run_benchmark(options: Options) -> Outcome:
     todo = [cell for cell in cells if needs_making(place, cell)]
     _log.info("%s: %d cells, %d to do", options.name, len(cells), len(todo))
     section = RegisterSection.model_validate(place.register)
-    with experiment_run(section, f"{options.name}-{options.budget}") as tracked:
+    with contextlib.ExitStack() as stack:
+        with locked(place.out / "mlflow", wait=True):  # two processes would both lay out a new SQLite file
+            tracked = stack.enter_context(experiment_run(section, f"{options.name}-{options.budget}"))
         try:
             made = _make(place, todo, tracked, len(cells))
         finally:

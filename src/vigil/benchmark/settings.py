@@ -66,7 +66,7 @@ class Budget:
 
 
 _CPU: dict[str, Any] = {"bootstrap_samples": 200, "latent_search_steps": 50, "audited_images": 4, "looks": 6}
-_CPU_PATCHES = Budget(1536, 8, 64, shorter_side_px=128, batch_size=16, **_CPU)
+_CPU_PATCHES = Budget(6_144, 8, 64, shorter_side_px=128, batch_size=16, **_CPU)
 Budgets = Mapping[BudgetName, Mapping[str, Budget]]
 """By name and data set."""
 BUDGETS: Budgets = {
@@ -85,11 +85,11 @@ BUDGETS: Budgets = {
             Budget(100_000, 16, 128, shorter_side_px=256, stride_px=64, batch_size=32),
         ),
     },
-    # Under a minute per cell on one CPU core.
+    # About a minute per cell on one CPU core.
     "cpu": {
-        "cifar10": Budget(4096, 8, 32, max_train_images=3000, max_calibration_images=200, max_test_images=400, **_CPU),
+        "cifar10": Budget(16_384, 8, 32, max_train_images=3000, max_calibration_images=200, max_test_images=400, **_CPU),
         "mvtec": _CPU_PATCHES,
-        "magnetic_tile": Budget(1536, 8, 64, shorter_side_px=64, batch_size=16, max_test_images=100, **_CPU),
+        "magnetic_tile": Budget(6_144, 8, 64, shorter_side_px=64, batch_size=16, max_test_images=100, **_CPU),
         "sixray": _CPU_PATCHES,
         "baggage": replace(_CPU_PATCHES, max_train_images=300, max_calibration_images=60, max_test_images=90),
     },
