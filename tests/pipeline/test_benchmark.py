@@ -200,6 +200,20 @@ def test_a_cell_that_another_process_makes_is_left_to_it(place: Workplace) -> No
         assert make_cell(place, cell("dense_skip_gan")) is None
 
 
+def test_processes_that_begin_together_lay_out_one_store(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()  # holds no data set, so that there is nothing to make but the run of the experiment
+    shutil.copy(PROJECT / "params.yaml", tmp_path)
+    options = ["--data", "data", "--work", "work", "--presets", str(PROJECT / "presets"), "--out", "out"]
+    command = [sys.executable, "-m", "vigil", "benchmark", "table2", *options]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT / "src"), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    ends = [(process.communicate()[1], process.returncode) for process in started]
+    assert [code for _, code in ends] == [0, 0], "\n".join(errors for errors, _ in ends)
+    assert (tmp_path / "mlflow.db").is_file()
+
+
 _MAKER = """
 import sys
 from pathlib import Path
