@@ -20,11 +20,11 @@ class Seconds(NamedTuple):
 
 
 def in_rounds(
-    variants: Mapping[str, Callable[[], object]], before: Callable[[], object] = lambda: None
+    variants: Mapping[str, Callable[[], object]], before: Callable[[], object] = lambda: None, rounds: int = ROUNDS
 ) -> dict[str, list[Seconds]]:
     """What every variant took in every round, after a warm-up; `before` runs before each and does not count."""
     taken: dict[str, list[Seconds]] = {name: [] for name in variants}
-    for number in range(ROUNDS + 1):
+    for number in range(rounds + 1):
         for name, run in variants.items():
             before()
             start, cpu = time.perf_counter(), _cpu_s()

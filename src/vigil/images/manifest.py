@@ -53,7 +53,7 @@ MASK_MODES = ("1", "L")
 _COMPARED = ("L", "RGB")  # modes that the contract can accept; Pillow does not turn all others into grey
 # VOC counts from 1 and some tools from 0; a box that reaches over the edge by that much is clipped, not refused.
 _BOX_TOLERANCE_PX = 1
-_ROWS_PER_CHUNK = 10_000
+_ROWS_PER_BATCH, _ROWS_PER_CHUNK = 1_000, 10_000  # while images are read; while they are put in order
 _SPOOL = "rows.arrow"
 _SQUARE_SIDE = 64
 _MOST_PAIRS = 500_000  # the nearest by hash; confirming as many takes a minute
@@ -96,7 +96,7 @@ def manifest_parts(data: DataSection, scratch: Path, max_pixels: int = MAX_DECOD
         with tempfile.TemporaryFile(dir=scratch) as squares:
             links = _Links(rule, squares)
             with pa.OSFile(str(spool), "wb") as sink, pa.ipc.new_file(sink, MANIFEST.schema) as writer:
-                for rows in _batched(_examined(data, max_pixels, links), _ROWS_PER_CHUNK):
+                for rows in _batched(_examined(data, max_pixels, links), _ROWS_PER_BATCH):
                     writer.write_batch(pa.RecordBatch.from_pylist(list(rows), MANIFEST.schema))
             with pa.memory_map(str(spool)) as source:
                 yield from _in_order(pa.ipc.open_file(source).read_all(), links)

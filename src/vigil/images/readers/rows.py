@@ -76,18 +76,27 @@ def files_in(root: Path, folder: str) -> Iterator[tuple[str, int]]:
     Raises:
         DataError: A file's name is not valid Unicode.
     """
+    here = Path(root) / folder
+    names, folders, linked_folders = [], set(), set()
     try:
-        with os.scandir(Path(root) / folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        with os.scandir(here) as found:
+            # Names alone are kept: a million entries with what they know of their files would take a gigabyte.
+            for entry in found:
+                if entry.name.startswith(".") or entry.name.lower() in _CLUTTER:
+                    continue
+                names.append(entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.add(entry.name)
+                elif entry.is_symlink() and entry.is_dir():
+                    linked_folders.add(entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name.lower() in _CLUTTER:
-            continue
-        path = f"{folder}/{entry.name}" if folder else entry.name
-        if entry.is_dir(follow_symlinks=False):
+    names.sort()
+    for name in names:
+        path = f"{folder}/{name}" if folder else name
+        if name in folders:
             yield from files_in(root, path)
-        elif entry.is_symlink() and entry.is_dir():
+        elif name in linked_folders:
             _log.warning("%s: a symbolic link to a folder, not followed; put the folder itself there", path)
         else:
             try:
@@ -95,7 +104,7 @@ def files_in(root: Path, folder: str) -> Iterator[tuple[str, int]]:
             except UnicodeEncodeError as error:
                 raise DataError(f"{path!r}: the file name is not valid UTF-8; rename it") from error
             try:
-                size = entry.stat().st_size
+                size = os.stat(f"{here}/{name}").st_size  # noqa: PTH116 - pathlib would keep half a kB
             except FileNotFoundError:  # a link to nothing; reading it gives the fault
                 size = 0
             yield path, size
