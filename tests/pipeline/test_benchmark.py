@@ -122,6 +122,8 @@ def test_an_experiment_makes_its_cells_once_and_shows_them(
     names = [path.name for path in outcome.written]
     assert names == ["table1-cpu.md", "table1-cpu.csv", "what-holds.md"]
 
+    assert "--seeds 1 --data PATH --classes frog\n" in outcome.written[0].read_text()
+
     # What the table says is what the pipeline's own evaluation says.
     folder = tmp_path / "work" / "cells" / cell("ganomaly").name
     with outcome.written[1].open(newline="") as file:

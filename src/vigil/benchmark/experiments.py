@@ -424,9 +424,10 @@ _COST = (
     Measured("scoring, ms per patch", "score_ms", "wall time", _cost("score_ms_per_patch"), None, digits=1),
 )
 _BEYOND_ABOUT = (
-    "Each row is the preset of the data set with one thing changed; the first row is the preset itself, at its own "
-    "budget. Rows that change the score alone are trained again all the same. The seed decides the split, too. Times "
-    "are wall times of a machine that other work may have shared.",
+    "Each row is the preset of the data set with one thing changed; the first row is the preset itself. The epochs "
+    "stand above each table: a third of the preset's own with `--budget cpu` (all of them on CIFAR-10). Rows that "
+    "change the score alone are trained again all the same. The seed decides the split, too. Times are wall times of a "
+    "machine that other work may have shared.",
 )
 
 
