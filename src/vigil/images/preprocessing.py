@@ -94,13 +94,19 @@ def preprocess(
 
 
 def _resized(pixels: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """`pixels` [h, w, C] at [height, width, C]; the same bytes on every processor."""
+    """`pixels` [h, w, C] at [height, width, C]; the same bytes on every processor. In one thread: images are resized in as
+    many processes as there are processors, whose threads would wait for each other."""
     if pixels.shape[:2] == (height, width):
         return pixels
     import torch  # only where images are resized: a second, and 200 MB in every worker process
 
     image = torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)[None]  # [1, C, h, w], not copied
-    resized = torch.nn.functional.interpolate(image, size=(height, width), mode="bicubic", antialias=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        resized = torch.nn.functional.interpolate(image, size=(height, width), mode="bicubic", antialias=True)
+    finally:
+        torch.set_num_threads(threads)
     scaled: npt.NDArray[np.uint8] = resized[0].permute(1, 2, 0).contiguous().numpy()
     return scaled
 

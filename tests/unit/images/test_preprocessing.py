@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vigil.config import PatchSection
@@ -81,6 +83,23 @@ def test_resizing_gives_pillows_pixels_but_for_two_grey_levels(size: tuple[int, 
         difference = np.abs(preprocess(image, patch).astype(int) - pillows)
         assert difference.max() <= 2
         assert (difference > 0).mean() < 0.02
+
+
+def test_resizing_takes_one_thread_and_leaves_the_others_to_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that resize with two threads each took twice the time of one."""
+    interpolate, before, found = torch.nn.functional.interpolate, torch.get_num_threads(), []
+
+    def watched(*args: Any, **options: Any) -> torch.Tensor:
+        found.append(torch.get_num_threads())
+        return interpolate(*args, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "interpolate", watched)
+    torch.set_num_threads(2)
+    try:
+        preprocess(colour(80, 60), PatchSection(shorter_side_px=32, patch_size_px=32))
+        assert (found, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
