@@ -94,8 +94,10 @@ def preprocess(
 
 
 def _resized(pixels: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """`pixels` [h, w, C] at [height, width, C]; the same bytes on every processor. In one thread: images are resized in as
-    many processes as there are processors, whose threads would wait for each other."""
+    """`pixels` [h, w, C] at [height, width, C]; the same bytes on every processor.
+
+    In one thread: as many processes as there are processors resize images, and their threads would wait for each other.
+    """
     if pixels.shape[:2] == (height, width):
         return pixels
     import torch  # only where images are resized: a second, and 200 MB in every worker process
