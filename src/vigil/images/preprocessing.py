@@ -107,9 +107,9 @@ def _resized(pixels: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDAr
     torch.set_num_threads(1)
     try:
         resized = torch.nn.functional.interpolate(image, size=(height, width), mode="bicubic", antialias=True)
+        scaled: npt.NDArray[np.uint8] = resized[0].permute(1, 2, 0).contiguous().numpy()
     finally:
         torch.set_num_threads(threads)
-    scaled: npt.NDArray[np.uint8] = resized[0].permute(1, 2, 0).contiguous().numpy()
     return scaled
 
 
