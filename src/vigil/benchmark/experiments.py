@@ -416,7 +416,7 @@ _WHERE = (
         "strict",
         _getter("patch_auroc_inside", "value"),
         _baseline_inside,
-        undefined=_NO_MASK,
+        undefined="no test image with a mask or a box has patches both on and off its anomaly",
     ),
 )
 _COST = (
