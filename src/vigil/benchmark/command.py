@@ -183,9 +183,9 @@ def _results(options: Options, name: ExperimentName, place: Workplace) -> Result
     tasks = [task for section in whole.sections for task in section.tasks]
     absent = {task: reason for task in tasks if (reason := place.data.missing(task)) is not None}
     command = f"vigil benchmark {name} --budget {options.budget} --seeds {seeds} --data PATH"
-    run = {cell.task.part for cell in records}
-    if run and run != {task.part for task in tasks if task not in absent}:
-        command += f" --classes {' '.join(dict.fromkeys(task.part for task in tasks if task.part in run))}"
+    recorded = {cell.task.part for cell in records}
+    if recorded and recorded != {task.part for task in tasks if task not in absent}:
+        command += f" --classes {' '.join(dict.fromkeys(task.part for task in tasks if task.part in recorded))}"
     return Results(whole, seeds, options.budget, records, absent, command)
 
 
