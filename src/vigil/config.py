@@ -510,6 +510,9 @@ class TrainSection(Section):
     horizontal_flip: bool = False
     quarter_turns: bool = False
     """Turns each training patch by 0 to 3 quarters, where the images have no fixed orientation."""
+    photometric_share: Fraction = _added(0.0)
+    """Share of the patches whose grain, sharpness and tone are changed at random, after stamping; used where the
+    objective is `restore`."""
     precision: Literal["32-true", "bf16-mixed", "auto"] = "auto"
     """`auto`: bf16 where the device computes it in hardware, else 32-bit."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -15,7 +15,7 @@ from vigil.errors import ConfigError
 
 PRESETS = {
     "cifar10": "cifar10.yaml",
-    "mvtec": "mvtec-bottle.yaml",
+    "mvtec": "mvtec.yaml",
     "magnetic_tile": "magnetic-tile.yaml",
     "sixray": "sixray.yaml",
     "baggage": "baggage-paper.yaml",
@@ -23,7 +23,7 @@ PRESETS = {
 """Whose `data` and `validate` sections a cell takes over."""
 BEYOND_PRESETS = {
     "cifar10": "cifar10-one-class.yaml",
-    "mvtec": "mvtec-bottle.yaml",
+    "mvtec": "mvtec.yaml",
     "magnetic_tile": "magnetic-tile.yaml",
     "sixray": "sixray.yaml",
     "baggage": "../params.yaml",

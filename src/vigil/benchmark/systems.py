@@ -112,7 +112,9 @@ _POINTING = (
     ),
 )
 BEYOND_SCANS = _beyond(
-    *_POINTING, System("beyond_without_decoys", "no decoys", {"train": {"pseudo_anomalies": {"decoy_fraction": 0.0}}})
+    *_POINTING,
+    System("beyond_without_decoys", "no decoys", {"train": {"pseudo_anomalies": {"decoy_fraction": 0.0}}}),
+    System("beyond_without_photometric", "no photometric changes", {"train": {"photometric_share": 0.0}}),
 )
 """The preset of X-ray scans, one switch at a time."""
 BEYOND_PARTS = _beyond(*_POINTING)

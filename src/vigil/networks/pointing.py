@@ -11,9 +11,10 @@ import itertools
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle, relu
 
 from vigil.config import ModelSection
-from vigil.networks.blocks import conv_block, convolution
+from vigil.networks.blocks import convolution
 
 _VIEWS: dict[int, list[tuple[int, bool]]] = {
     1: [(0, False)],
@@ -24,14 +25,30 @@ _VIEWS: dict[int, list[tuple[int, bool]]] = {
 """Quarter turns, and whether mirrored, of each view."""
 _DEPTH = 4
 """Levels below half resolution; patches of 32 px end as one position."""
+_RESIDUAL_SHARE = 0.5
+"""Keeps the sum of many residuals from growing at the start; nothing is normalised here."""
+
+
+class _Residual(nn.Module):
+    """Adds half of a 3x3 convolution of ReLU(h) to h."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convolution = convolution(channels, channels, normed=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
+        out: Tensor = h + _RESIDUAL_SHARE * self.convolution(relu(h))
+        return out
 
 
 class PointingDecoder(nn.Module):
     """A per-pixel verdict on a patch, made of the patch and its restoration.
 
     Reads x, or x, x^ and |x - x^|. Each 2x2 block of pixels is folded into channels, so that all levels run at half
-    resolution or below, which costs about a third; an encoder-decoder with plain skips follows, and its output is
-    unfolded into pixels again. No spectral normalisation: the decoder learns from labelled pixels, not in a game.
+    resolution or below, which costs about a third; a residual encoder-decoder follows, whose levels are added on the
+    way up, and its output is unfolded into pixels again. No spectral normalisation: the decoder learns from labelled
+    pixels, not in a game.
     """
 
     def __init__(self, channels: int, model: ModelSection) -> None:
@@ -44,14 +61,12 @@ class PointingDecoder(nn.Module):
         self.views = model.pointing_views
         self.sees_restoration = model.pointing_sees == "patch_and_restoration"
         widths = [min(model.pointing_width * 2**level, model.max_width) for level in range(_DEPTH + 1)]
-        channels_in = 4 * channels * (3 if self.sees_restoration else 1)
-        self.down = nn.ModuleList(
-            conv_block(above, width, stride=1 if level == 0 else 2, normed=False)
-            for level, (above, width) in enumerate(zip([channels_in, *widths], widths, strict=False))
-        )
-        self.up = nn.ModuleList(
-            conv_block(width + below, width, normed=False) for width, below in itertools.pairwise(widths)
-        )
+        self.stem = convolution(4 * channels * (3 if self.sees_restoration else 1), widths[0], normed=False)
+        steps = list(itertools.pairwise(widths))
+        self.halving = nn.ModuleList(convolution(w, below, kernel=4, stride=2, normed=False) for w, below in steps)
+        self.on_the_way_down = nn.ModuleList(_Residual(width) for width in widths)
+        self.narrowing = nn.ModuleList(convolution(below, w, kernel=1, normed=False) for w, below in steps)
+        self.on_the_way_up = nn.ModuleList(_Residual(width) for width in widths[:-1])
         self.output = convolution(widths[0], 4, normed=False)
 
     def forward(self, x: Tensor, restoration: Tensor | None) -> Tensor:
@@ -65,15 +80,15 @@ class PointingDecoder(nn.Module):
         if self.sees_restoration:
             assert restoration is not None
             seen = torch.cat([x, restoration, (x - restoration).abs()], dim=1)
-        features = nn.functional.pixel_unshuffle(seen, 2)  # B 4C P/2 P/2
-        levels = []
-        for block in self.down:
-            features = block(features)
-            levels.append(features)
-        for block, level in zip(reversed(self.up), reversed(levels[:-1]), strict=True):
-            features = nn.functional.interpolate(features, scale_factor=2, mode="nearest")
-            features = block(torch.cat([level, features], dim=1))
-        return nn.functional.pixel_shuffle(self.output(features).float(), 2)[:, 0]
+        h = self.on_the_way_down[0](self.stem(pixel_unshuffle(seen, 2)))  # B C P/2 P/2
+        levels = [h]
+        for halving, residual in zip(self.halving, self.on_the_way_down[1:], strict=True):
+            h = residual(halving(relu(h)))
+            levels.append(h)
+        upwards = zip(self.narrowing, self.on_the_way_up, levels[:-1], strict=True)
+        for narrowing, residual, level in reversed(list(upwards)):
+            h = residual(level + interpolate(narrowing(relu(h)), scale_factor=2, mode="nearest"))
+        return pixel_shuffle(self.output(relu(h)).float(), 2)[:, 0]
 
     def averaged(self, x: Tensor, restoration: Tensor | None) -> Tensor:
         """The mean of the logits over the model's views of each patch: as it is, mirrored, turned; [B, P, P] float32.

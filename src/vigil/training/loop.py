@@ -30,6 +30,7 @@ from vigil.progress import Progress
 from vigil.seeding import numpy_generator
 from vigil.training.checkpoint import RunState, load_checkpoint, load_result, remove_leftovers, save_checkpoint
 from vigil.training.intervals import Clock, Reporter, add_step, finish_interval
+from vigil.training.photometric import shown_otherwise
 from vigil.training.plan import Plan, make_plan
 from vigil.training.pseudo_anomalies import colour_table, decoys, pseudo_anomalies
 from vigil.training.recorder import Recorder, StepRecord
@@ -163,31 +164,39 @@ def _batch(
     With it, where the training patches' colours are given, the same patches with pseudo-anomalies, and what else the
     pair learns from.
     """
-    share = slice(fabric.global_rank, None, fabric.world_size)
-    pixels = sources.read(rows[share])
+    own = slice(fabric.global_rank, None, fabric.world_size)
+    pixels = sources.read(rows[own])
     if plan.train.horizontal_flip:
-        flipped = numpy_generator(plan.seed, "horizontal flip", images_seen).random(len(rows))[share] < 0.5
+        flipped = numpy_generator(plan.seed, "horizontal flip", images_seen).random(len(rows))[own] < 0.5
         pixels[flipped] = pixels[flipped, :, ::-1]
     if plan.train.quarter_turns:
-        quarters = numpy_generator(plan.seed, "quarter turns", images_seen).integers(4, size=len(rows))[share]
+        quarters = numpy_generator(plan.seed, "quarter turns", images_seen).integers(4, size=len(rows))[own]
         for count in (1, 2, 3):
             pixels[quarters == count] = np.rot90(pixels[quarters == count], count, axes=(1, 2))
-    section, numbers = plan.train.pseudo_anomalies, images_seen + np.arange(len(rows))[share]
+    section, numbers = plan.train.pseudo_anomalies, images_seen + np.arange(len(rows))[own]
 
     def others(purpose: str) -> npt.NDArray[np.uint8]:
-        return sources.read(sources.others(purpose, images_seen)[share])
+        return sources.read(sources.others(purpose, images_seen)[own])
 
-    if colours is not None and section.decoy_fraction:
-        pixels = decoys(pixels, others("decoy donors"), section, colours, seed=plan.seed, numbers=numbers)
-    x = to_tensor(pixels, fabric.device).contiguous(memory_format=torch.channels_last)
-    views = _views(x, plan, images_seen, fabric)
     if colours is None:
-        return Batch(x, None, views, plan.seed, images_seen, fabric.global_rank)
+        x = _on_device(pixels, fabric)
+        return Batch(x, None, _views(x, plan, images_seen, fabric), plan.seed, images_seen, fabric.global_rank)
+    if section.decoy_fraction:
+        pixels = decoys(pixels, others("decoy donors"), section, colours, seed=plan.seed, numbers=numbers)
     donors = others("pseudo anomaly donors")
     corrupted, anomalous = pseudo_anomalies(pixels, donors, section, colours, seed=plan.seed, numbers=numbers)
-    inputs = to_tensor(corrupted, fabric.device).contiguous(memory_format=torch.channels_last)
-    corruption = Corruption(inputs, torch.from_numpy(anomalous).to(fabric.device))
+    if plan.train.photometric_share:
+        share = plan.train.photometric_share
+        pixels, corrupted = shown_otherwise(pixels, corrupted, share, seed=plan.seed, numbers=numbers)
+    x = _on_device(pixels, fabric)
+    corruption = Corruption(_on_device(corrupted, fabric), torch.from_numpy(anomalous).to(fabric.device))
+    views = _views(x, plan, images_seen, fabric)
     return Batch(x, corruption, views, plan.seed, images_seen, fabric.global_rank)
+
+
+def _on_device(pixels: npt.NDArray[np.uint8], fabric: Fabric) -> Tensor:
+    """Patches [B, P, P, C] as the networks' input [B, C, P, P], channels last."""
+    return to_tensor(pixels, fabric.device).contiguous(memory_format=torch.channels_last)
 
 
 def _views(x: Tensor, plan: Plan, images_seen: int, fabric: Fabric) -> Views | None:

@@ -142,6 +142,7 @@ TURNED = {
     "beyond_restores": {"model.pointing", "train.generator_share"},
     "beyond_points_at_restorations": {"model.pointing_sees", "train.generator_share"},
     "beyond_without_decoys": {"train.pseudo_anomalies.decoy_fraction"},
+    "beyond_without_photometric": {"train.photometric_share"},
     "beyond_memory": {"model.memory.enabled", "calibrate.score"},
     "beyond_fitted": {"model.memory.enabled", "score.stamped_patches", "calibrate.score"},
     "beyond_adversarial": {"train.generator_share", "train.weights.adversarial", "train.weights.latent"},

@@ -144,6 +144,7 @@ def test_a_stopped_restoring_and_pointing_run_goes_on_exactly_too(steps, silent,
         quarter_turns=True,
         weights=weights_,
         generator_share=0.3 if silent else 1.0,
+        photometric_share=0.6 if silent else 0.0,
     )
     whole, resumed = MemoryRecorder(), MemoryRecorder()
     expected = train_candidate(spec, train, 7, patches, tmp_path / "whole", whole)

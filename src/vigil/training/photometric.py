@@ -1,0 +1,81 @@
+"""Patches as another display or camera would have shown them: grain, sharpness and tone changed at random.
+
+A stamp is drawn by other arithmetic than what was there from the start, and a network that can tell the two apart finds
+stamps, not shapes: it takes whatever was really in the beam for normal. Changing a patch as a whole, stamps included,
+hides that difference.
+
+Beyond arXiv 2211.13808.
+
+Legend: B batch, P patch size, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vigil.seeding import numpy_generator
+
+Pixels = npt.NDArray[np.uint8]
+
+_MOST_GRAIN: Final = 0.025
+"""Largest standard deviation of the grain, as a share of the value range."""
+_RESHARPENED: Final = 0.5
+"""Share of the changed patches that become sharper or softer, too."""
+_SHARPER, _SOFTER = -0.2, 0.5
+"""How much of the difference to the neighbours' mean is added."""
+_LOG_GAMMA: Final = 0.3
+_DIMMEST: Final = 0.9
+_LIFT: Final = 0.03
+"""Largest shift of all channels together, and once more of each, as a share of the value range."""
+
+
+def shown_otherwise(
+    patches: Pixels, stamped: Pixels, share: float, *, seed: int, numbers: npt.NDArray[np.int64]
+) -> tuple[Pixels, Pixels]:
+    """The patches and their stamped copies, `share` of them changed, both of a pair in the same way.
+
+    Each result is a function of its patch, its stamped copy, `share`, `seed` and its number alone. Where a pair agreed,
+    it still does, but for the pixels next to a stamp.
+
+    Args:
+        patches: [B, P, P, C].
+        stamped: The same patches with pseudo-anomalies [B, P, P, C].
+        share: Of the patches that are changed, 0 to 1.
+        seed: Of the run.
+        numbers: [B], the position of each patch in the run (images seen).
+    """
+    pairs = np.stack([patches, stamped], axis=1)  # B 2 P P C
+    for pair, number in zip(pairs, numbers, strict=True):
+        rng = numpy_generator(seed, "photometric", int(number))
+        if rng.random() < share:
+            pair[:] = _changed(pair, rng)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _changed(pair: Pixels, rng: np.random.Generator) -> Pixels:
+    """Both images [2, P, P, C] with the same grain, sharpness and tone."""
+    grain = np.float32(255 * rng.uniform(0, _MOST_GRAIN)) * rng.standard_normal(pair.shape[1:], np.float32)
+    values = pair + grain
+    if rng.random() < _RESHARPENED:
+        values += np.float32(rng.uniform(_SHARPER, _SOFTER)) * (_neighbours(values) - values)
+    table = _tones(rng, pair.shape[-1])
+    levels = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return np.stack([table[channel][levels[..., channel]] for channel in range(pair.shape[-1])], axis=-1)
+
+
+def _tones(rng: np.random.Generator, channels: int) -> Pixels:
+    """Per channel the new value of each old one, [C, 256]: a gamma, a scale, and shifts."""
+    gamma, scale = np.exp(rng.uniform(-_LOG_GAMMA, _LOG_GAMMA)), rng.uniform(_DIMMEST, 1)
+    shifts = rng.uniform(-_LIFT, _LIFT) + rng.uniform(-_LIFT, _LIFT, (channels, 1))
+    values = scale * np.linspace(0, 1, 256) ** gamma + shifts
+    return np.asarray(np.clip(np.rint(255 * values), 0, 255), np.uint8)
+
+
+def _neighbours(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The mean of the four pixels around each, [2, P, P, C]; beyond the border lies the border."""
+    padded = np.pad(values, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    around = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
+    return np.asarray(around / 4, np.float32)
