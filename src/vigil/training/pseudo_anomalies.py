@@ -41,7 +41,9 @@ _LEAST_DENSITY: Final = 0.004
 _GROUND_RANK: Final = 8
 """Of 25 blocks in order of density: the one taken for the ground that objects lie on."""
 _STRONGEST_ENHANCEMENT: Final = 1.5
+"""How much of the difference of an added density to its mean over 3 x 3 pixels is added to it once more, at most."""
 _NEARLY_BLACK: Final = np.float32(0.02)
+"""Added to lightness before logarithms are taken."""
 _CRISPEST_PX: Final = 0.7
 """Width of the narrowest borders."""
 
@@ -175,8 +177,8 @@ def _stamp(
     if not inside.any():
         return
     # From here on only the box around the shape, and one pixel more for the light rim of an enhanced edge.
-    top, bottom = _span(inside.any(axis=1))
-    left, right = _span(inside.any(axis=0))
+    top, bottom = _span(np.asarray(inside.any(axis=1)))
+    left, right = _span(np.asarray(inside.any(axis=0)))
     depth = depth[top:bottom, left:right]
     rows = slice(rows.start + top, rows.start + bottom)
     columns = slice(columns.start + left, columns.start + right)
@@ -543,15 +545,15 @@ def _superposed(
 
 
 def _edges_enhanced(mixed: Array, window: Array, gain: np.float32) -> Array:
-    """The mixture with what was added to the window's density [H, W, C] sharpened: darker along its inner edge, lighter
-    along the outer one.
+    """The mixture [H, W, C], with what was added to the window's density sharpened: darker along its inner edge,
+    lighter along the outer one.
 
     Scanners' displays do this to all that they show. Without it, matter that was in the beam from the start is known by
-    its rims, and is never found, whatever its shape.
+    its rims, and is taken for normal whatever its shape.
     """
     light, before = _light(np.clip(mixed, 0, 1)), _light(window)
     added = np.log((before + _NEARLY_BLACK) / (light + _NEARLY_BLACK))
-    return mixed * np.exp(-gain * (added - _mean3(added)))[:, :, None]
+    return np.asarray(mixed * np.exp(-gain * (added - _mean3(added)))[:, :, None], np.float32)
 
 
 def _hue_light_chroma(colours: Array) -> tuple[Array, Array, Array]:
