@@ -27,7 +27,9 @@ _RESHARPENED: Final = 0.5
 _SHARPER, _SOFTER = -0.2, 0.5
 """How much of the difference to the neighbours' mean is added."""
 _LOG_GAMMA: Final = 0.3
+"""Largest logarithm of the exponent that lightness is raised to, and its negative the smallest."""
 _DIMMEST: Final = 0.9
+"""Smallest factor of the lightness; the largest is 1."""
 _LIFT: Final = 0.03
 """Largest shift of all channels together, and once more of each, as a share of the value range."""
 
