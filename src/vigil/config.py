@@ -491,6 +491,9 @@ class TrainSection(Section):
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     betas: tuple[Fraction, Fraction] = (0.5, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = _added(0.0)
+    """Of all weights; every step takes away `weight_decay` times the learning rate of each (AdamW). Of SGD: added to
+    the gradient, as an L2 penalty."""
     schedule: Literal["constant", "linear"] = "constant"
     """`linear`: the rate rises over the first 2 % of the budget and falls to a twentieth over its last 70 %."""
     weights: LossWeights = LossWeights()

@@ -382,11 +382,15 @@ def _training(training: Report) -> list[tuple[str, str]]:
         return []
     chosen = training["candidates"][training["selection"]["chosen"]]
     model, train = chosen["model"], chosen["train"]
-    weights = train["weights"]
+    weights, decay = train["weights"], train.get("weight_decay", 0.0)
     return [
         ("Training patches", f"{training['train_patches']:,}"),
         ("Budget", f"{train['epochs']:g} passes over them, in batches of {train['batch_size']}"),
-        ("Optimiser", f"{train['optimizer']}, learning rate {train['learning_rate']:g}"),
+        (
+            "Optimiser",
+            f"{train['optimizer']}, learning rate {train['learning_rate']:g}"
+            + (f", weight decay {decay:g}" if decay else ""),
+        ),
         ("Objective", train["objective"]),
         (
             "Loss weights, Eq. (5)",

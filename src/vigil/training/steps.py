@@ -176,13 +176,17 @@ class Players(Generic[AnyPair]):
 
 
 def make_players(pair: AnyPair, train: TrainSection) -> Players[AnyPair]:
-    """The pair with fresh optimisers: Adam, or SGD whose momentum is the first of `train.betas`."""
+    """The pair with fresh optimisers: AdamW (Adam without weight decay), or SGD whose momentum is the first beta."""
 
     def optimizer(network: nn.Module) -> Optimizer:
         if train.optimizer == "adam":
             # One kernel over all weights: on a CPU a quarter of the time of the unfused form, or less.
-            return torch.optim.Adam(network.parameters(), train.learning_rate, train.betas, fused=True)
-        return torch.optim.SGD(network.parameters(), train.learning_rate, momentum=train.betas[0])
+            return torch.optim.AdamW(
+                network.parameters(), train.learning_rate, train.betas, weight_decay=train.weight_decay, fused=True
+            )
+        return torch.optim.SGD(
+            network.parameters(), train.learning_rate, momentum=train.betas[0], weight_decay=train.weight_decay
+        )
 
     return Players(pair, {name: optimizer(network) for name, network in pair.networks().items()}, train)
 

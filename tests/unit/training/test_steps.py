@@ -87,6 +87,18 @@ def test_repeated_steps_lower_the_contextual_loss(fabric, x, optimizer):
     assert seen[-1] < 0.9 * seen[0]
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_weight_decay_takes_its_share_of_every_weight_that_the_loss_leaves_alone(optimizer, decay):
+    p = players(optimizer=optimizer, learning_rate=1e-2, weight_decay=decay)
+    before = {k: v.detach().clone() for k, v in p.pair.generator.named_parameters()}
+    for parameter in p.pair.generator.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    p.optimizers["generator"].step()
+    for name, parameter in p.pair.generator.named_parameters():
+        torch.testing.assert_close(parameter.detach(), before[name] * (1 - 1e-2 * decay), rtol=1e-6, atol=0)
+
+
 def test_a_discriminator_without_opponent_learns_to_tell(fabric, x):
     p = players(learning_rate=2e-3)
     fake = -x
