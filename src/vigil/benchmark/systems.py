@@ -95,11 +95,6 @@ _POINTING = (
     ),
     System("beyond_one_view", "map of one view", {"model": {"pointing_views": 1}}),
     System(
-        "beyond_plain_stamps",
-        "default stamps in place of the preset's",
-        {"train": {"pseudo_anomalies": PseudoAnomalySection().model_dump(mode="json", exclude={"decoy_fraction"})}},
-    ),
-    System(
         "beyond_adversarial",
         "adversarial and latent terms on",
         {"train": {"generator_share": 1.0, "weights": {"adversarial": 1.0, "latent": 1.0}}},
@@ -113,6 +108,11 @@ _POINTING = (
 )
 BEYOND_SCANS = _beyond(
     *_POINTING,
+    System(
+        "beyond_plain_stamps",
+        "default stamps in place of the preset's",
+        {"train": {"pseudo_anomalies": PseudoAnomalySection().model_dump(mode="json", exclude={"decoy_fraction"})}},
+    ),
     System("beyond_without_decoys", "no decoys", {"train": {"pseudo_anomalies": {"decoy_fraction": 0.0}}}),
     System("beyond_without_photometric", "no photometric changes", {"train": {"photometric_share": 0.0}}),
 )
