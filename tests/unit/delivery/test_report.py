@@ -326,6 +326,15 @@ def test_verdict_says_no_more_than_the_interval_allows(
     assert words in re.findall(r"<h1.*?</h1>", page, re.DOTALL)[0]
 
 
+def test_weight_decay_stands_beside_the_rate_where_there_is_one(inputs: ReportInputs, page: str) -> None:
+    assert "weight decay" not in text_of(page)
+    decayed = {**CANDIDATE, "train": TrainSection(weight_decay=0.3).model_dump(mode="json")}
+    training = {**TRAINING, "candidates": {"seed-0": CANDIDATE, "seed-1": decayed}}
+    assert "learning rate 0.0002, weight decay 0.3" in text_of(
+        build_report(dataclasses.replace(inputs, training=training))
+    )
+
+
 def test_what_was_not_measured_is_said_with_its_reason(inputs: ReportInputs) -> None:
     nothing = dict.fromkeys(
         ("auroc", "average_precision", "recall", "precision", "f1", "pixel_auroc", "aupro", "box_hit_rate")
