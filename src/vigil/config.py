@@ -341,6 +341,8 @@ class ModelSection(Section):
     """True: the discriminator carries a per-pixel decoder that says where the anomaly is. Beyond the paper."""
     pointing_width: Annotated[int, Field(ge=4)] = 16
     """Channels of the pointing decoder at half resolution; each level below has twice as many."""
+    pointing_blocks: Annotated[int, Field(ge=1, le=8)] = _added(1)
+    """Residual blocks per level of the pointing decoder, on the way down and on the way up."""
     pointing_sees: Literal["patch", "patch_and_restoration"] = "patch_and_restoration"
     """What the decoder reads: the patch x alone, or x, the restored x^ and |x - x^|."""
     pointing_views: Literal[1, 2, 4, 8] = 1
@@ -521,6 +523,9 @@ class TrainSection(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: Annotated[int, Field(ge=1)] = 1
     """Processes, one per GPU (or per CPU share); each takes its part of every batch."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = _added("auto")
+    """Processes per device that make batches ahead of the training; 0: none does. `auto`: on a GPU, where the objective
+    is `restore`, all cores but one between the devices; else 0. The weights do not depend on it."""
     log_every_images: Annotated[int, Field(ge=1)] = 1024
     checkpoint_every_images: Annotated[int, Field(ge=1)] = 8192
     candidates: tuple[Candidate, ...] = (Candidate(name="seed-0", seed=0),)

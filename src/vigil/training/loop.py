@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, multiprocessing
@@ -28,11 +26,10 @@ from vigil.networks.pair import Pair, PairSpec, build_pair, load_pair
 from vigil.networks.teacher import read_teacher
 from vigil.progress import Progress
 from vigil.seeding import numpy_generator
+from vigil.training.batches import BatchMaker, HostBatch, batches_in_order
 from vigil.training.checkpoint import RunState, load_checkpoint, load_result, remove_leftovers, save_checkpoint
 from vigil.training.intervals import Clock, Reporter, add_step, finish_interval
-from vigil.training.photometric import shown_otherwise
 from vigil.training.plan import Plan, make_plan
-from vigil.training.pseudo_anomalies import colour_table, decoys, pseudo_anomalies
 from vigil.training.recorder import Recorder, StepRecord
 from vigil.training.rehearsal import Sources, WarmStart
 from vigil.training.self_supervision import training_views
@@ -40,8 +37,6 @@ from vigil.training.steps import Batch, Corruption, Players, Teaching, Views, ma
 from vigil.training.systems import training_step
 
 Report = Callable[[StepRecord], None]
-_COLOUR_SAMPLE = 256
-"""Patches from which the table of colours is made."""
 
 
 def train_candidate(
@@ -99,14 +94,14 @@ def _train(fabric: Fabric, plan: Plan, patches: PatchShards, report: Report) -> 
     players = _players_on(fabric.device, plan)
     state = load_checkpoint(plan.folder, plan.run, players) or RunState()
     sources = Sources(patches, plan.warm, train.batch_size, plan.seed)
-    colours = _colours(sources, plan.seed) if train.objective == "restore" else None
+    maker = BatchMaker(sources, train, plan.seed, fabric.global_rank, fabric.world_size)
+    made = batches_in_order(maker, state.images_seen, plan.total_images, plan.workers)
     clock = Clock(state.images_seen)
     progress = Progress("train", plan.total_images, "images", state.images_seen) if _shows_progress(fabric) else None
 
-    while state.images_seen < plan.total_images:
+    for host_batch in made:
         # Batch: a function of the seed and the images seen; each process takes its share.
-        rows = sources.batch(state.images_seen)
-        batch = _batch(sources, rows, plan, state.images_seen, fabric, colours)
+        batch = _on_device(host_batch, plan, state.images_seen, fabric)
         set_learning_rate(players, train, state.images_seen / plan.total_images)
 
         # Every player once; each checks that its numbers are finite before it moves.
@@ -151,52 +146,18 @@ def _players_on(device: torch.device, plan: Plan) -> Players[Pair]:
     return players
 
 
-def _batch(
-    sources: Sources,
-    rows: npt.NDArray[np.int64],
-    plan: Plan,
-    images_seen: int,
-    fabric: Fabric,
-    colours: npt.NDArray[np.float32] | None,
-) -> Batch:
-    """This process's share of the batch, [B / devices, C, P, P] in [-1, 1] on the device, channels last.
+def _on_device(made: HostBatch, plan: Plan, images_seen: int, fabric: Fabric) -> Batch:
+    """The batch [B / devices, C, P, P] in [-1, 1] on the device, channels last, with what else the pair learns from."""
 
-    With it, where the training patches' colours are given, the same patches with pseudo-anomalies, and what else the
-    pair learns from.
-    """
-    own = slice(fabric.global_rank, None, fabric.world_size)
-    pixels = sources.read(rows[own])
-    if plan.train.horizontal_flip:
-        flipped = numpy_generator(plan.seed, "horizontal flip", images_seen).random(len(rows))[own] < 0.5
-        pixels[flipped] = pixels[flipped, :, ::-1]
-    if plan.train.quarter_turns:
-        quarters = numpy_generator(plan.seed, "quarter turns", images_seen).integers(4, size=len(rows))[own]
-        for count in (1, 2, 3):
-            pixels[quarters == count] = np.rot90(pixels[quarters == count], count, axes=(1, 2))
-    section, numbers = plan.train.pseudo_anomalies, images_seen + np.arange(len(rows))[own]
+    def moved(pixels: Tensor) -> Tensor:
+        return to_tensor(pixels.numpy(), fabric.device).contiguous(memory_format=torch.channels_last)
 
-    def others(purpose: str) -> npt.NDArray[np.uint8]:
-        return sources.read(sources.others(purpose, images_seen)[own])
-
-    if colours is None:
-        x = _on_device(pixels, fabric)
-        return Batch(x, None, _views(x, plan, images_seen, fabric), plan.seed, images_seen, fabric.global_rank)
-    if section.decoy_fraction:
-        pixels = decoys(pixels, others("decoy donors"), section, colours, seed=plan.seed, numbers=numbers)
-    donors = others("pseudo anomaly donors")
-    corrupted, anomalous = pseudo_anomalies(pixels, donors, section, colours, seed=plan.seed, numbers=numbers)
-    if plan.train.photometric_share:
-        share = plan.train.photometric_share
-        pixels, corrupted = shown_otherwise(pixels, corrupted, share, seed=plan.seed, numbers=numbers)
-    x = _on_device(pixels, fabric)
-    corruption = Corruption(_on_device(corrupted, fabric), torch.from_numpy(anomalous).to(fabric.device))
+    x = moved(made.pixels)
+    corruption = None
+    if made.corrupted is not None and made.anomalous is not None:
+        corruption = Corruption(moved(made.corrupted), made.anomalous.to(fabric.device))
     views = _views(x, plan, images_seen, fabric)
     return Batch(x, corruption, views, plan.seed, images_seen, fabric.global_rank)
-
-
-def _on_device(pixels: npt.NDArray[np.uint8], fabric: Fabric) -> Tensor:
-    """Patches [B, P, P, C] as the networks' input [B, C, P, P], channels last."""
-    return to_tensor(pixels, fabric.device).contiguous(memory_format=torch.channels_last)
 
 
 def _views(x: Tensor, plan: Plan, images_seen: int, fabric: Fabric) -> Views | None:
@@ -204,12 +165,6 @@ def _views(x: Tensor, plan: Plan, images_seen: int, fabric: Fabric) -> Views | N
     if not plan.spec.model.self_supervision.enabled:
         return None
     return training_views(x, numpy_generator(plan.seed, "views", images_seen, fabric.global_rank))
-
-
-def _colours(sources: Sources, seed: int) -> npt.NDArray[np.float32]:
-    """The colours that occur in the training patches, of a seeded sample of them."""
-    sample = numpy_generator(seed, "colour table").integers(len(sources), size=min(_COLOUR_SAMPLE, len(sources)))
-    return colour_table(sources.read(np.sort(sample)))
 
 
 def _crossed(before: int, now: int, every: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ class Plan:
     """The budget: `epochs` times the patches, rounded up to whole batches."""
     accelerator: Accelerator
     precision: Precision
+    workers: int
+    """Processes per device that make batches; 0: the training process does."""
     run: dict[str, Any]
     """What fixes the weights; two runs with equal values are the same run."""
     folder: Path
@@ -71,7 +74,7 @@ def make_plan(
     accelerator = resolve_device(train)
     precision = resolve_precision(train, accelerator)
     images = max(round(train.epochs * len(patches)), 1)
-    settings = train.model_dump(mode="json", exclude={"candidates", "device", "precision", "teacher"})
+    settings = train.model_dump(mode="json", exclude={"candidates", "device", "precision", "teacher", "workers"})
     if train.teacher is not None:
         settings["teacher"] = {"weight": train.teacher.weight}
     run = {
@@ -89,7 +92,8 @@ def make_plan(
         run["start"] = {**warm.record, "old": old}
     total_images = math.ceil(images / train.batch_size) * train.batch_size
     folder = Path(work) / digest_json(run)[:16]
-    return Plan(spec, train, seed, total_images, accelerator, precision, run, folder, warm)
+    workers = resolve_workers(train, accelerator)
+    return Plan(spec, train, seed, total_images, accelerator, precision, workers, run, folder, warm)
 
 
 def _check_warm_start(spec: PairSpec, train: TrainSection, warm: WarmStart) -> None:
@@ -129,6 +133,19 @@ def resolve_device(train: TrainSection) -> Accelerator:
             f"usable GPU(s); lower train.devices or set train.device to 'cpu'"
         )
     return "cuda"
+
+
+def resolve_workers(train: TrainSection, accelerator: Accelerator) -> int:
+    """Processes per device that make batches; `auto` takes what cores a GPU leaves idle where stamps are to be made.
+
+    On a CPU the networks need every core, and patches that are only read cost next to nothing.
+    """
+    if train.workers != "auto":
+        return train.workers
+    if accelerator == "cpu" or train.objective != "restore":
+        return 0
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, (usable - 1) // train.devices)
 
 
 def resolve_precision(train: TrainSection, accelerator: Accelerator) -> Precision:
