@@ -28,6 +28,7 @@ from vigil.calibration.threshold import (
     conformal_threshold,
     is_anomalous,
     lower_bound,
+    lowest_of_groups,
     recall_threshold,
 )
 from vigil.config import CalibrateSection, ReductionSection, Section, explain
@@ -67,15 +68,18 @@ class Calibration(Section):
     promise_kept: bool
     """False: too few calibration images for the promise; `notes` say how many are needed."""
     images_needed: int
-    """Calibration images (anomalous for `recall`, normal for `fpr`) that the promise needs at least."""
+    """Calibration images (anomalous for `recall`, normal for `fpr`) that the promise needs at least; groups of
+    anomalous images where `anomalous_groups` is given."""
     recall: Rate | None
-    """Of the calibration anomalies at the threshold; null where there are none."""
+    """Of the calibration anomalies at the threshold; null where there are none. Its interval counts images."""
     recall_lower_bound: float | None
-    """One-sided, at `confidence`; what may be promised of further anomalies of the same kinds."""
+    """One-sided, at `confidence`; what may be promised of further anomalies of the same kinds, or of further groups."""
     fpr: Rate
-    """Of the calibration normals at the threshold."""
+    """Of the calibration normals at the threshold. Its interval counts images."""
     n_normal: int
     n_anomalous: int
+    anomalous_groups: int | None = Field(default=None, exclude_if=lambda groups: groups is None)
+    """Groups that the anomalous images come in; null where each is a group of its own."""
     notes: tuple[str, ...]
     """What the threshold promises, and what it does not, in plain words."""
     inputs_digest: str
@@ -136,7 +140,8 @@ def fit_calibration(patches: pa.Table, section: CalibrateSection) -> Calibration
     """Fits eta or the weights of the components (where asked), the scale and the threshold on the calibration images.
 
     Where calibration holds anomalies, the threshold is the largest that promises `target_recall` at `confidence`
-    (see `recall_threshold`), and `fpr` says what that costs. Where it holds normal images only, the threshold is
+    (see `recall_threshold`), and `fpr` says what that costs. Groups are drawn as a whole, so it is they that are
+    counted: one is found where all its anomalies are. Where calibration holds normal images only, the threshold is
     conformal for `target_fpr` (see `conformal_threshold`). A promise that the number of images cannot carry is never
     made silently: `promise_kept` is False and `notes` say how many images are needed.
 
@@ -168,15 +173,26 @@ def fit_calibration(patches: pa.Table, section: CalibrateSection) -> Calibration
     eta, eta_fitted = _eta(section, images.labels, scores_with)
     scores = scores_with(eta)
     scale_min, scale_max = fit_scale(scores)
-    recall = bound = None
+    recall = bound = whole = None
     if anomalous.any():
-        threshold = recall_threshold(scores[anomalous], section.target_recall, section.confidence)
+        of_groups = lowest_of_groups(scores[anomalous], images.groups[anomalous])
+        threshold = recall_threshold(of_groups, section.target_recall, section.confidence)
         recall = Rate.of_decisions(is_anomalous(scores[anomalous], threshold.value), section.confidence)
-        bound = lower_bound(recall.count, recall.of, section.confidence)
+        whole = Rate.of_decisions(is_anomalous(of_groups, threshold.value), section.confidence)
+        bound = lower_bound(whole.count, whole.of, section.confidence)
     else:
         threshold = conformal_threshold(scores[normal], section.target_fpr)
     fpr = Rate.of_decisions(is_anomalous(scores[normal], threshold.value), section.confidence)
-    notes = _fpr_notes(threshold, fpr, section) if recall is None else _recall_notes(threshold, recall, fpr, section)
+    if recall is None or whole is None:
+        notes = _fpr_notes(threshold, fpr, section)
+    else:
+        notes = _recall_notes(threshold, recall, whole, fpr, section)
+    normal_groups = len(np.unique(images.groups[normal]))
+    if normal_groups < normal.sum():
+        notes.append(
+            f"The {normal.sum()} normal images come in {normal_groups} groups, and images of one resemble each other: "
+            f"the false-positive rate is less certain than its interval, which counts images, says."
+        )
     if eta_fitted:
         notes.append(
             f"eta = {eta} has the highest AUROC of {len(ETA_GRID)} values on these same images, which makes the "
@@ -204,6 +220,7 @@ def fit_calibration(patches: pa.Table, section: CalibrateSection) -> Calibration
         fpr=fpr,
         n_normal=int(normal.sum()),
         n_anomalous=int(anomalous.sum()),
+        anomalous_groups=None if recall is None or whole is None or whole.of == recall.of else whole.of,
         notes=tuple(notes),
         inputs_digest=scores_digest(patches),
     )
@@ -301,25 +318,31 @@ def _weights_note(weighted: tuple[WeightedComponent, ...], on: FittedOn) -> str:
     return f"Weights ({weights}) fitted on the calibration patches with pseudo-anomalies; real ones may differ."
 
 
-def _recall_notes(threshold: Threshold, recall: Rate, fpr: Rate, section: CalibrateSection) -> list[str]:
+def _recall_notes(threshold: Threshold, recall: Rate, whole: Rate, fpr: Rate, section: CalibrateSection) -> list[str]:
+    """`whole`: the groups that the threshold finds as a whole; each is a single image where both have the same `of`."""
     target, confidence = section.target_recall, section.confidence
-    bound = lower_bound(recall.count, recall.of, confidence)
+    bound = lower_bound(whole.count, whole.of, confidence)
+    grouped = whole.of < recall.of
     cost = (
         f"It costs {fpr.count} of {fpr.of} normal calibration images flagged (FPR {fpr.value:.3f}, {confidence:.0%} "
         f"interval {fpr.low:.3f} to {fpr.high:.3f})."
     )
+    flagged = f"The threshold flags {recall.count} of {recall.of} anomalous calibration images"
+    if grouped:
+        flagged += f", which come in {whole.of} groups: {whole.count} of these as a whole"
     if threshold.promise_kept:
+        finds = f"it finds at least {target:.0%} of further anomalies of the same kinds"
+        if grouped:
+            finds = f"it finds every anomaly of at least {target:.0%} of further groups like these"
         return [
-            f"The threshold flags {recall.count} of {recall.of} anomalous calibration images. With {confidence:.0%} "
-            f"confidence it finds at least {target:.0%} of further anomalies of the same kinds (lower bound "
-            f"{bound:.3f}).",
+            f"{flagged}. With {confidence:.0%} confidence {finds} (lower bound {bound:.3f}).",
             cost,
         ]
+    counted = "groups of anomalous calibration images" if grouped else "anomalous calibration images"
     return [
         f"NOT a promise: a recall of {target:.0%} with {confidence:.0%} confidence needs at least "
-        f"{threshold.images_needed} anomalous calibration images, and there are {recall.of}. The threshold flags "
-        f"{recall.count} of them, which supports a recall of {bound:.3f} only. Raise "
-        f"split.calibration_anomaly_fraction or add labelled anomalies.",
+        f"{threshold.images_needed} {counted}, and there are {whole.of}. {flagged}, which supports a recall of "
+        f"{bound:.3f} only. Raise split.calibration_anomaly_fraction or add labelled anomalies.",
         cost,
     ]
 

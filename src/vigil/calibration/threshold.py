@@ -87,7 +87,25 @@ class Threshold:
     value: float
     promise_kept: bool
     images_needed: int
-    """The smallest number of calibration images (anomalous for recall, normal for FPR) that can carry the promise."""
+    """The smallest number of calibration images (anomalous for recall, normal for FPR) that can carry the promise;
+    where images come in groups, of groups of anomalous images."""
+
+
+def lowest_of_groups(scores: ArrayLike, groups: NDArray[np.str_]) -> Scores:
+    """The lowest score of each group, [G] in the order of their names: a threshold below it finds the whole group.
+
+    Args:
+        scores: [N].
+        groups: [N], the group of each.
+
+    Raises:
+        ScoreNotFinite: A score is NaN or infinite.
+    """
+    values = finite(np.asarray(scores, np.float64), "score")
+    names, place = np.unique(groups, return_inverse=True)
+    lowest = np.full(len(names), np.inf)
+    np.minimum.at(lowest, place, values)
+    return lowest
 
 
 def recall_threshold(anomalous_scores: ArrayLike, target_recall: float, confidence: float) -> Threshold:
@@ -97,6 +115,10 @@ def recall_threshold(anomalous_scores: ArrayLike, target_recall: float, confiden
     is at least the target in at least this share of the draws. The threshold lies just below the k-th highest
     anomalous score, with the smallest k whose one-sided exact binomial lower bound reaches the target. k depends on
     the number of images alone, so choosing the threshold on the same images does not weaken the bound.
+
+    It holds for scores that were drawn one by one. Images that were drawn in groups (pictures of one object) resemble
+    each other and tell less than as many single ones: give it `lowest_of_groups`, and the promise is that further
+    groups are found as a whole, which bounds the mean of the groups' recalls, too.
 
     With fewer than log(1 - confidence) / log(target) anomalies (59 for 0.95 and 0.95) no threshold can promise it.
     Then the empirical threshold is given, just below the score that target_recall of the anomalies reach, with

@@ -238,6 +238,8 @@ def _threshold(calibration: Report) -> dict[str, Any]:
     held = f"{calibration['n_normal']:,} normal" + (
         f" and {calibration['n_anomalous']:,} anomalous" if calibration["n_anomalous"] else ""
     )
+    groups = calibration.get("anomalous_groups")
+    held += f" (in {groups:,} groups)" if groups else ""
     cost: Report = calibration["fpr"]
     reduction = calibration["reduction"]
     of_patches = (
@@ -508,9 +510,10 @@ def _limits(inputs: ReportInputs) -> list[str]:
         "harmless object may be flagged, and an anomaly made of familiar parts may pass."
     )
     if not inputs.calibration["promise_kept"]:
+        grouped = inputs.calibration.get("anomalous_groups") is not None
         found.append(
-            f"There were too few calibration images for the promise that was asked of the threshold; it needs at least "
-            f"{inputs.calibration['images_needed']:,}."
+            f"There were too few {'groups of ' * grouped}calibration images for the promise that was asked of the "
+            f"threshold; it needs at least {inputs.calibration['images_needed']:,}."
         )
     if inputs.calibration["method"] == "recall":
         found.append(

@@ -75,6 +75,38 @@ def test_too_few_anomalies_is_said_and_not_hidden() -> None:
     assert (fitted.recall.count, fitted.fpr.count) == (3, 0)
 
 
+def in_groups(table: pa.Table, size: int) -> pa.Table:
+    """The same with the images of each label in groups of `size`."""
+    labels = table.column("image_label").to_pylist()
+    groups = [f"g{label}-{i // size}" for i, label in enumerate(labels)]
+    return table.set_column(table.schema.get_field_index("group"), PATCH_SCORES.schema.field("group"), pa.array(groups))
+
+
+def test_whole_groups_are_counted_where_images_come_in_groups() -> None:
+    random = numpy_generator(4, "grouped calibration test")
+    table = patches(random.normal(0, 1, 200), random.normal(4, 1, 120))
+    single = fit_calibration(table, CalibrateSection(target_recall=0.9))
+    assert (single.anomalous_groups, "anomalous_groups" in single.model_dump()) == (None, False)
+    grouped = fit_calibration(in_groups(table, 4), CalibrateSection(target_recall=0.9))
+    assert (grouped.promise_kept, grouped.anomalous_groups, grouped.n_anomalous) == (True, 30, 120)
+    assert (grouped.images_needed, single.images_needed) == (29, 29)
+    assert grouped.recall_lower_bound == lower_bound(30, 30, 0.95)  # 29 of 30 groups would promise .85 alone
+    assert grouped.threshold < single.threshold
+    assert "every anomaly of at least 90% of further groups" in grouped.notes[0]
+    assert "120 of 120 anomalous calibration images, which come in 30 groups: 30 of these" in grouped.notes[0]
+    assert "200 normal images come in 50 groups" in grouped.notes[2]
+    assert not any("groups" in note for note in single.notes)
+
+
+def test_too_few_groups_are_said_and_not_hidden() -> None:
+    random = numpy_generator(4, "grouped calibration test")
+    table = in_groups(patches(random.normal(0, 1, 200), random.normal(4, 1, 120)), 8)
+    fitted = fit_calibration(table, CalibrateSection(target_recall=0.9))
+    assert (fitted.promise_kept, fitted.anomalous_groups, fitted.images_needed) == (False, 15, 29)
+    assert "needs at least 29 groups of anomalous calibration images, and there are 15" in fitted.notes[0]
+    assert fitted.recall_lower_bound == lower_bound(14, 15, 0.95)  # 14 groups are the share that was asked for
+
+
 def test_eta_is_fitted_where_only_one_component_tells_the_labels_apart() -> None:
     random = numpy_generator(4, "calibration test")
     noise = 100 * random.normal(size=60)

@@ -9,6 +9,7 @@ from vigil.calibration.threshold import (
     conformal_threshold,
     is_anomalous,
     lower_bound,
+    lowest_of_groups,
     recall_threshold,
     strictly_below,
 )
@@ -124,3 +125,30 @@ def test_conformal_false_positive_rate_holds_in_1000_simulated_calibrations(n: i
     noise = 3 * true_fpr.std() / math.sqrt(DRAWS)
     assert expected <= target + 1e-12
     assert abs(true_fpr.mean() - expected) <= noise
+
+
+def test_a_groups_lowest_score_decides() -> None:
+    lowest = lowest_of_groups([0.4, 0.9, 0.2, 0.8], np.array(["b", "a", "b", "c"]))
+    assert lowest.tolist() == [0.9, 0.2, 0.8]
+    with pytest.raises(ScoreNotFinite):
+        lowest_of_groups([0.4, math.nan], np.array(["a", "b"]))
+
+
+def test_recall_promise_holds_in_1000_simulated_calibrations_of_groups() -> None:
+    """60 groups of 5 images that resemble each other: counting images breaks the promise, counting groups keeps it."""
+    random, target, confidence, shape = numpy_generator(3, "grouped coverage"), 0.9, 0.95, (60, 5)
+    names = np.repeat(np.arange(shape[0]).astype(np.str_), shape[1])
+
+    def drawn(*size: int) -> np.ndarray:  # type: ignore[type-arg]
+        return random.normal(0, 1, (*size, 1)) + random.normal(0, 0.3, (*size, shape[1]))
+
+    further = drawn(20_000)
+    kept_by_groups, kept_by_images = [], []
+    for scores in drawn(DRAWS, shape[0]):
+        whole = recall_threshold(lowest_of_groups(scores.ravel(), names), target, confidence).value
+        single = recall_threshold(scores.ravel(), target, confidence).value
+        kept_by_groups.append((further.min(axis=1) > whole).mean() >= target)
+        kept_by_images.append((further > single).mean() >= target)
+    noise = 3 * math.sqrt(confidence * (1 - confidence) / DRAWS)
+    assert np.mean(kept_by_groups) >= confidence - noise
+    assert np.mean(kept_by_images) < confidence - noise
