@@ -239,7 +239,7 @@ def _threshold(calibration: Report) -> dict[str, Any]:
         f" and {calibration['n_anomalous']:,} anomalous" if calibration["n_anomalous"] else ""
     )
     groups = calibration.get("anomalous_groups")
-    held += f" (in {groups:,} groups)" if groups else ""
+    held += f" (in {groups:,} groups)" if groups is not None else ""
     cost: Report = calibration["fpr"]
     reduction = calibration["reduction"]
     of_patches = (

@@ -391,6 +391,14 @@ def test_champion_is_compared_on_the_same_test_images_only(inputs: ReportInputs)
     assert "Version 3 is the champion" in itself
 
 
+def test_the_groups_that_a_promise_counts_are_named(inputs: ReportInputs) -> None:
+    calibration = {**CALIBRATION, "promise_kept": False, "images_needed": 29, "anomalous_groups": 16}
+    text = text_of(build_report(dataclasses.replace(inputs, calibration=calibration)))
+    assert "50 anomalous (in 16 groups) images held out from training" in text
+    assert "There were too few groups of calibration images" in text
+    assert "groups" not in text_of(build_report(inputs)).split("held out from training")[0][-200:]
+
+
 def test_limits_follow_the_data(inputs: ReportInputs) -> None:
     calibration = {**CALIBRATION, "method": "fpr", "promise_kept": False, "images_needed": 1234, "n_anomalous": 0}
     few = {"gun": {"n": 3, "auroc": None, "recall": None}}
