@@ -341,8 +341,6 @@ class ModelSection(Section):
     """True: the discriminator carries a per-pixel decoder that says where the anomaly is. Beyond the paper."""
     pointing_width: Annotated[int, Field(ge=4)] = 16
     """Channels of the pointing decoder at half resolution; each level below has twice as many."""
-    pointing_blocks: Annotated[int, Field(ge=1, le=8)] = _added(1)
-    """Residual blocks per level of the pointing decoder, on the way down and on the way up."""
     pointing_sees: Literal["patch", "patch_and_restoration"] = "patch_and_restoration"
     """What the decoder reads: the patch x alone, or x, the restored x^ and |x - x^|."""
     pointing_views: Literal[1, 2, 4, 8] = 1

@@ -42,12 +42,6 @@ class _Residual(nn.Module):
         return out
 
 
-def _residuals(channels: int, blocks: int) -> nn.Module:
-    """That many residual blocks; a single one bears no number in the names of the weights."""
-    several = [_Residual(channels) for _ in range(blocks)]
-    return several[0] if blocks == 1 else nn.Sequential(*several)
-
-
 class PointingDecoder(nn.Module):
     """A per-pixel verdict on a patch, made of the patch and its restoration.
 
@@ -61,7 +55,7 @@ class PointingDecoder(nn.Module):
         """
         Args:
             channels: Channels of the patches, 1 or 3.
-            model: What the decoder sees, its width, its blocks per level and the bound on widths.
+            model: What the decoder sees, its width and the bound on widths.
         """
         super().__init__()
         self.views = model.pointing_views
@@ -70,9 +64,9 @@ class PointingDecoder(nn.Module):
         self.stem = convolution(4 * channels * (3 if self.sees_restoration else 1), widths[0], normed=False)
         steps = list(itertools.pairwise(widths))
         self.halving = nn.ModuleList(convolution(w, below, kernel=4, stride=2, normed=False) for w, below in steps)
-        self.on_the_way_down = nn.ModuleList(_residuals(width, model.pointing_blocks) for width in widths)
+        self.on_the_way_down = nn.ModuleList(_Residual(width) for width in widths)
         self.narrowing = nn.ModuleList(convolution(below, w, kernel=1, normed=False) for w, below in steps)
-        self.on_the_way_up = nn.ModuleList(_residuals(width, model.pointing_blocks) for width in widths[:-1])
+        self.on_the_way_up = nn.ModuleList(_Residual(width) for width in widths[:-1])
         self.output = convolution(widths[0], 4, normed=False)
 
     def forward(self, x: Tensor, restoration: Tensor | None) -> Tensor:
