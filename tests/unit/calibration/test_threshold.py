@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from vigil.calibration.threshold import (
     Rate,
@@ -128,7 +129,7 @@ def test_conformal_false_positive_rate_holds_in_1000_simulated_calibrations(n: i
 
 
 def test_a_groups_lowest_score_decides() -> None:
-    lowest = lowest_of_groups([0.4, 0.9, 0.2, 0.8], np.array(["b", "a", "b", "c"]))
+    lowest = lowest_of_groups([0.5, 0.9, 0.2, 0.8, 0.4], np.array(["b", "a", "b", "c", "b"]))
     assert lowest.tolist() == [0.9, 0.2, 0.8]
     with pytest.raises(ScoreNotFinite):
         lowest_of_groups([0.4, math.nan], np.array(["a", "b"]))
@@ -139,7 +140,7 @@ def test_recall_promise_holds_in_1000_simulated_calibrations_of_groups() -> None
     random, target, confidence, shape = numpy_generator(3, "grouped coverage"), 0.9, 0.95, (60, 5)
     names = np.repeat(np.arange(shape[0]).astype(np.str_), shape[1])
 
-    def drawn(*size: int) -> np.ndarray:  # type: ignore[type-arg]
+    def drawn(*size: int) -> NDArray[np.float64]:
         return random.normal(0, 1, (*size, 1)) + random.normal(0, 0.3, (*size, shape[1]))
 
     further = drawn(20_000)
