@@ -5,7 +5,7 @@ Legend: B the batch over all processes, P patch size, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vigil.config import TrainSection
+from vigil.errors import VigilError
 from vigil.seeding import numpy_generator
 from vigil.training.photometric import shown_otherwise
 from vigil.training.pseudo_anomalies import colour_table, decoys, pseudo_anomalies
@@ -93,7 +94,7 @@ class BatchMaker(Dataset[HostBatch]):
         return self._sources.read(self._sources.others(purpose, images_seen)[self._own])
 
 
-def batches_in_order(maker: BatchMaker, images_seen: int, total_images: int, workers: int) -> Iterable[HostBatch]:
+def batches_in_order(maker: BatchMaker, images_seen: int, total_images: int, workers: int) -> Iterator[HostBatch]:
     """The batches after `images_seen` images, up to `total_images`.
 
     Args:
@@ -101,10 +102,10 @@ def batches_in_order(maker: BatchMaker, images_seen: int, total_images: int, wor
         images_seen: Before the first one.
         total_images: Before none: the budget.
         workers: Processes that make batches ahead; 0: each is made when it is asked for, in this process. What the
-            batches are does not depend on it.
+            batches are does not depend on it, nor what is said where one cannot be made.
     """
-    return DataLoader(
-        maker,
+    loader = DataLoader(
+        _OwnErrorsAsItems(maker),
         sampler=range(images_seen, total_images, maker.batch_size),
         batch_size=None,
         num_workers=workers,
@@ -112,6 +113,23 @@ def batches_in_order(maker: BatchMaker, images_seen: int, total_images: int, wor
         multiprocessing_context="spawn" if workers else None,  # a fork of a process that computes on a GPU may hang
         generator=torch.Generator(),  # else it draws from the generator that everything in this process shares
     )
+    for made in loader:
+        if isinstance(made, VigilError):
+            raise made
+        yield made
+
+
+class _OwnErrorsAsItems(Dataset[HostBatch | VigilError]):
+    """Hands over Vigil's own errors as they are; PyTorch would put a worker's traceback into their message."""
+
+    def __init__(self, maker: BatchMaker) -> None:
+        self._maker = maker
+
+    def __getitem__(self, images_seen: int) -> HostBatch | VigilError:
+        try:
+            return self._maker[images_seen]
+        except VigilError as error:
+            return error
 
 
 def _colours(sources: Sources, seed: int) -> npt.NDArray[np.float32]:

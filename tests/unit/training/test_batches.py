@@ -90,12 +90,16 @@ def test_a_run_with_workers_ends_with_the_weights_of_one_without(patches, tmp_pa
     assert len({path.name for name in ("alone", "helped") for path in (tmp_path / name).iterdir()}) == 1
 
 
-def test_what_goes_wrong_in_a_worker_says_so(tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_goes_wrong_is_said_in_one_line_whoever_makes_the_batches(tmp_path, workers):
     shards = write_patches(tmp_path / "damaged")
     batches = maker(PatchShards.open(shards.folder))
-    bucket_file(Path(shards.folder), shards.buckets[0], PATCHES).write_bytes(b"no shard")
-    with pytest.raises(DataError, match="not a whole shard"):
-        list(batches_in_order(batches, 0, 12, workers=1))
+    damaged = bucket_file(Path(shards.folder), shards.buckets[0], PATCHES)
+    damaged.write_bytes(b"no shard")
+    with pytest.raises(DataError) as caught:
+        list(batches_in_order(batches, 0, 12, workers))
+    assert str(caught.value).startswith(f"{damaged}: not a whole shard")
+    assert "\n" not in str(caught.value)
 
 
 def test_auto_gives_workers_to_a_gpu_where_stamps_are_made(monkeypatch):
