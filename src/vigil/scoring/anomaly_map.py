@@ -34,8 +34,9 @@ def anomaly_map(x: Tensor, outputs: PairOutputs) -> Tensor:
 def map_peak(maps: Tensor, outputs: PairOutputs) -> Tensor:
     """How anomalous each patch is by its map, [B] float32.
 
-    Where the pair points: the mean of the 0.5 % of pixels that it is surest of. A smoothed maximum, which the residual
-    needs, would pass over thin objects.
+    Where the pair points: the probability at the mean log-odds of the 0.5 % of pixels that it is surest of, in [0, 1];
+    of a clear find the probabilities themselves all lie near 1. A smoothed maximum, which the residual needs, would
+    pass over thin objects.
 
     Args:
         maps: Of `anomaly_map`, [B, P, P].
@@ -43,8 +44,9 @@ def map_peak(maps: Tensor, outputs: PairOutputs) -> Tensor:
     """
     if outputs.pointing is None:
         return maps.flatten(1).amax(dim=1)
-    pointed = torch.sigmoid(outputs.pointing).flatten(1)
-    return pointed.topk(math.ceil(_PEAK_SHARE * pointed.shape[1]), dim=1).values.mean(dim=1)
+    logits = outputs.pointing.flatten(1)
+    surest = logits.topk(math.ceil(_PEAK_SHARE * logits.shape[1]), dim=1).values
+    return torch.sigmoid(surest.mean(dim=1))
 
 
 def residual_map(x: Tensor, reconstruction: Tensor) -> Tensor:

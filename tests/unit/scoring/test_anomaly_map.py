@@ -41,14 +41,16 @@ def test_the_pair_that_points_is_believed_instead_of_the_residual() -> None:
     torch.testing.assert_close(pointed, torch.full((1, 32, 32), float(torch.sigmoid(torch.tensor(2.0)))))
 
 
-def test_the_peak_is_the_mean_of_the_surest_pixels_where_the_pair_points() -> None:
+def test_the_peak_is_the_probability_at_the_mean_log_odds_of_the_surest_pixels_where_the_pair_points() -> None:
     x = torch.zeros(2, 1, 32, 32)
     features, pointing = torch.zeros(2, 4, 2, 2), torch.full((2, 32, 32), -20.0)
     pointing[1, 3, 4:10] = 20.0  # 6 pixels in a row: 0.5 % of 32 x 32, rounded up
     outputs = PairOutputs(x, features, features, pointing)
     torch.testing.assert_close(map_peak(anomaly_map(x, outputs), outputs), torch.tensor([0.0, 1.0]))
-    pointing[1, 3, 4] = 0.0
-    torch.testing.assert_close(map_peak(anomaly_map(x, outputs), outputs), torch.tensor([0.0, 5.5 / 6]))
+    pointing[1, 3, 4:10] = torch.tensor([3.0, 2.0, 1.0, 0.0, -1.0, -2.0])  # mean .5; that of the probabilities is .58
+    pointing[0, 3, 4:10] = torch.tensor([2.0, 2.0, -1.0, -1.0, -1.0, -1.0])
+    expected = torch.sigmoid(torch.tensor([0.0, 0.5]))
+    torch.testing.assert_close(map_peak(anomaly_map(x, outputs), outputs), expected)
 
 
 def test_the_peak_is_the_maximum_of_the_smoothed_residual_elsewhere() -> None:
