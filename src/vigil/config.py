@@ -343,6 +343,9 @@ class ModelSection(Section):
     """Channels of the pointing decoder at half resolution; each level below has twice as many."""
     pointing_sees: Literal["patch", "patch_and_restoration"] = "patch_and_restoration"
     """What the decoder reads: the patch x alone, or x, the restored x^ and |x - x^|."""
+    pointing_colour: Literal["sharp", "blurred"] = _added("sharp")
+    """How the decoder sees colour. `blurred`: averaged over 5 x 5 px twice, beside the lightness of each pixel; for
+    X-ray images, where the colour of a border's last pixels tells stamps from matter that was in the beam."""
     pointing_views: Literal[1, 2, 4, 8] = 1
     """Views of a patch over which scoring averages the decoder's logits: 1 as it is; 2 and its mirror image; 4 the
     quarter turns; 8 both. Training must show such views: `train.horizontal_flip`, `train.quarter_turns`."""

@@ -113,6 +113,7 @@ BEYOND_SCANS = _beyond(
         "default stamps in place of the preset's",
         {"train": {"pseudo_anomalies": PseudoAnomalySection().model_dump(mode="json", exclude={"decoy_fraction"})}},
     ),
+    System("beyond_sharp_colour", "the decoder sees colour sharp", {"model": {"pointing_colour": "sharp"}}),
     System("beyond_without_decoys", "no decoys", {"train": {"pseudo_anomalies": {"decoy_fraction": 0.0}}}),
     System("beyond_without_photometric", "no photometric changes", {"train": {"photometric_share": 0.0}}),
 )

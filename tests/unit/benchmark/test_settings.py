@@ -141,6 +141,7 @@ TURNED = {
     "beyond_one_view": {"model.pointing_views"},
     "beyond_restores": {"model.pointing", "train.generator_share"},
     "beyond_points_at_restorations": {"model.pointing_sees", "train.generator_share"},
+    "beyond_sharp_colour": {"model.pointing_colour"},
     "beyond_without_decoys": {"train.pseudo_anomalies.decoy_fraction"},
     "beyond_without_photometric": {"train.photometric_share"},
     "beyond_memory": {"model.memory.enabled", "calibrate.score"},

@@ -1,10 +1,12 @@
 """The pointing decoder: shapes, what it sees, and its place in the pair."""
 
+import numpy as np
 import pytest
 import torch
 
 from tests.unit.networks.test_network_shapes import small
 from vigil.networks.pair import PairSpec, build_pair, load_pair, save_pair
+from vigil.networks.pointing import _blur_matrix, with_blurred_colour
 
 
 def pair_of(patch_size_px=32, channels=1, seed=0, **changes):
@@ -98,3 +100,58 @@ def test_four_views_are_the_mean_over_the_quarter_turns():
             torch.rot90(decoder(torch.rot90(x, k, (2, 3)), torch.rot90(-x, k, (2, 3))), -k, (1, 2)) for k in range(4)
         ]
         assert torch.allclose(decoder.averaged(x, -x), torch.stack(each).mean(0), atol=1e-6)
+
+
+def blurred_slowly(image):
+    """By the definition: lightness as it is, colour as the mean of the 5 x 5 px around each pixel, twice over."""
+    lightness = image.mean(axis=0)
+    colour = image - lightness
+    for _ in range(2):
+        padded = np.pad(colour, [(0, 0), (2, 2), (2, 2)], mode="edge")
+        shifted = [padded[:, dy : dy + image.shape[1], dx : dx + image.shape[2]] for dy in range(5) for dx in range(5)]
+        colour = np.mean(shifted, axis=0)
+    return lightness + colour
+
+
+def test_blurred_colour_by_its_definition():
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 3, 40, 33))
+    found = with_blurred_colour(torch.from_numpy(images).float()).numpy()
+    assert np.allclose(found, [blurred_slowly(image) for image in images], atol=1e-5)
+
+
+def test_blurring_colour_leaves_grey_images_alone():
+    for channels in (1, 3):
+        images = batch(64)[:, :1].expand(-1, channels, -1, -1)
+        assert torch.allclose(with_blurred_colour(images), images, atol=1e-6)
+
+
+@pytest.mark.parametrize("sees", ["patch", "patch_and_restoration"])
+def test_a_decoder_that_sees_colour_blurred_does_not_see_fine_colour(sees):
+    """A chequered change of hue at equal lightness vanishes in the mean of its vicinity; one of lightness does not."""
+    x = batch(64, 3) / 2
+    chequered = (torch.arange(64)[:, None] + torch.arange(64)) % 2 * 2 - 1.0
+    hue = 0.5 * chequered * torch.tensor([1.0, -1.0, 0.0])[:, None, None]
+    lightness = 0.5 * chequered.expand(3, -1, -1)
+
+    def moved_by(change, colour):
+        decoder = pair_of(64, 3, pointing_sees=sees, pointing_colour=colour).discriminator.pointing
+        with torch.no_grad():
+            return (decoder(x + change, x) - decoder(x, x)).abs()[:, 8:-8, 8:-8].mean().item()
+
+    assert moved_by(hue, "blurred") < 0.1 * moved_by(hue, "sharp")
+    assert moved_by(lightness, "blurred") > 0.5 * moved_by(lightness, "sharp")
+
+
+def test_scoring_leaves_nothing_behind_that_training_cannot_use():
+    decoder, x = pair_of(64, 3, pointing_colour="blurred").discriminator.pointing, batch(64, 3)
+    _blur_matrix.cache_clear()
+    with torch.inference_mode():
+        decoder(x, -x)
+    decoder(x.requires_grad_(), -x).mean().backward()
+    assert x.grad.any()
+
+
+def test_sharp_colour_is_what_pairs_had_before_there_was_a_choice():
+    sharp = pair_of(64, 3, pointing_colour="sharp")
+    assert "pointing_colour" not in sharp.spec.model.model_dump(mode="json")
+    assert sharp.spec == pair_of(64, 3).spec
