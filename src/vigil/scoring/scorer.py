@@ -34,7 +34,8 @@ from vigil.records import ANOMALOUS, COMPONENTS, PATCH_SCORES
 from vigil.scoring.anomaly_map import anomaly_map, map_peak
 from vigil.scoring.latent_search import search_latent
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of what a component's value means, too: scores of another version on disk are made anew. 2: peaks of log-odds."""
 
 
 class PatchComponents(NamedTuple):
