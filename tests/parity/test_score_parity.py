@@ -6,7 +6,7 @@ import torch
 from vigil.calibration.normalisation import apply_scale, fit_scale, weighted_score
 from vigil.config import ModelSection
 from vigil.networks.pair import Pair, PairSpec, build_pair
-from vigil.scoring.anomaly_map import smooth
+from vigil.scoring.anomaly_map import smooth, spread
 from vigil.scoring.scorer import score_patches
 from vigil.seeding import numpy_generator
 
@@ -61,6 +61,26 @@ def test_smoothing_equals_plain_loops_for_the_large_window() -> None:
     image = numpy_generator(1, "score parity").random((64, 64))
     smoothed = smooth(torch.tensor(image)[None])[0].numpy()
     np.testing.assert_allclose(smoothed, smooth_by_loops(image, 11), atol=1e-12)
+
+
+def spread_by_loops(image: np.ndarray, sigma: float) -> np.ndarray:
+    side = len(image)
+    reach = range(-int(np.ceil(3 * sigma)), int(np.ceil(3 * sigma)) + 1)
+    total = sum(np.exp(-(v**2) / (2 * sigma**2)) for v in reach)
+    means = np.zeros((side, side))
+    for y in range(side):
+        for x in range(side):
+            for v in reach:
+                for u in reach:
+                    inside_v, inside_u = side - 1 - abs(side - 1 - abs(y + v)), side - 1 - abs(side - 1 - abs(x + u))
+                    means[y, x] += image[inside_v, inside_u] * np.exp(-(v**2 + u**2) / (2 * sigma**2)) / total**2
+    return means
+
+
+def test_spreading_equals_plain_loops() -> None:
+    image = numpy_generator(3, "score parity").random((32, 32))
+    found = spread(torch.tensor(image, dtype=torch.float32)[None])[0].numpy()
+    np.testing.assert_allclose(found, spread_by_loops(image, 1.5), atol=1e-6)
 
 
 def test_eq6_and_eq7_equal_plain_loops() -> None:

@@ -28,7 +28,8 @@ from vigil.files import digest_file, digest_json, files_below, read_json, write_
 from vigil.networks.pair import Pair, load_pair
 
 FORMAT_VERSION = 2
-"""Of the files, and of what the scores mean that a threshold was fitted on. 2: peaks of log-odds."""
+"""Of the files, and of what the scores mean that a threshold was fitted on. 2: peaks of log-odds, maps spread by a
+Gaussian."""
 RECORD, PAIR, CALIBRATION, PREPROCESSING = "bundle.json", "pair", "calibration.json", "preprocessing.json"
 _FIGURES = ("auroc", "recall", "fpr", "threshold")
 _Model = TypeVar("_Model", bound=BaseModel)

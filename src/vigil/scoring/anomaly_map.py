@@ -6,6 +6,7 @@ Legend: B batch, C channels, P patch side in pixels.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -14,10 +15,12 @@ from vigil.networks.system import PairOutputs
 
 _WINDOW_PX = 11
 _PEAK_SHARE = 0.005
+_SPREAD_PX = 6.0
 
 
 def anomaly_map(x: Tensor, outputs: PairOutputs) -> Tensor:
-    """The map of each patch, [B, P, P] float32: the system's own, or smoothed what the pair points at, or the residual.
+    """The map of each patch, [B, P, P] float32: the system's own, or what the pair points at, spread by a Gaussian, or
+    the smoothed residual.
 
     Args:
         x: The patches [B, C, P, P] in [-1, 1].
@@ -26,7 +29,7 @@ def anomaly_map(x: Tensor, outputs: PairOutputs) -> Tensor:
     if outputs.anomaly_map is not None:
         return outputs.anomaly_map
     if outputs.pointing is not None:
-        return smooth(torch.sigmoid(outputs.pointing))
+        return spread(torch.sigmoid(outputs.pointing))
     assert outputs.reconstruction is not None, "a system without a map of its own reconstructs"
     return smooth(residual_map(x, outputs.reconstruction))
 
@@ -52,6 +55,34 @@ def map_peak(maps: Tensor, outputs: PairOutputs) -> Tensor:
 def residual_map(x: Tensor, reconstruction: Tensor) -> Tensor:
     """|x - x^| averaged over the channels, [B, C, P, P] -> [B, P, P], in [0, 2]."""
     return (x - reconstruction).abs().mean(dim=1)
+
+
+def spread_px(patch_size_px: int) -> float:
+    """Standard deviation of the Gaussian over what the pair points at: 6 px, and less where patches are under 128."""
+    return min(_SPREAD_PX, _SPREAD_PX * patch_size_px / 128)
+
+
+def spread(maps: Tensor) -> Tensor:
+    """The Gaussian mean around each pixel, out to 3 standard deviations of `spread_px`, [B, P, P] -> [B, P, P].
+
+    The border is continued by reflection. A decoder is sure of the middle of a find and unsure of its rim; its doubt
+    falls off with the distance from there, where a mean over a square would end at a step.
+    """
+    weights = _gaussian_matrix(maps.shape[-1], maps.device)
+    return weights @ maps @ weights.T
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _gaussian_matrix(length: int, device: torch.device) -> Tensor:
+    """[length, length] float32, whose product with a column of values gives their Gaussian means."""
+    sigma = spread_px(length)
+    offsets = torch.arange(-math.ceil(3 * sigma), math.ceil(3 * sigma) + 1)
+    weights = torch.exp(-((offsets / sigma) ** 2) / 2)
+    reflected = (torch.arange(length)[:, None] + offsets).abs()
+    reflected = (length - 1) - ((length - 1) - reflected).abs()
+    matrix = torch.zeros(length, length).scatter_add_(1, reflected, (weights / weights.sum()).expand(length, -1))
+    return matrix.to(device)
 
 
 def smoothing_window(patch_size_px: int) -> int:

@@ -35,7 +35,8 @@ from vigil.scoring.anomaly_map import anomaly_map, map_peak
 from vigil.scoring.latent_search import search_latent
 
 FORMAT_VERSION = 2
-"""Of what a component's value means, too: scores of another version on disk are made anew. 2: peaks of log-odds."""
+"""Of what a component's value means, too: scores of another version on disk are made anew. 2: peaks of log-odds, maps
+spread by a Gaussian."""
 
 
 class PatchComponents(NamedTuple):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from vigil.networks.pair import PairOutputs
-from vigil.scoring.anomaly_map import anomaly_map, map_peak, residual_map, smooth, smoothing_window
+from vigil.scoring.anomaly_map import anomaly_map, map_peak, residual_map, smooth, smoothing_window, spread, spread_px
 
 
 def test_residual_is_the_mean_absolute_difference_over_channels() -> None:
@@ -29,6 +29,25 @@ def test_one_hot_pixel_is_spread_over_the_window_and_keeps_its_mass() -> None:
 
 def test_the_border_is_reflected_so_that_a_constant_map_stays_constant() -> None:
     torch.testing.assert_close(smooth(torch.full((1, 32, 32), 0.7)), torch.full((1, 32, 32), 0.7))
+
+
+@pytest.mark.parametrize(("patch", "sigma"), [(32, 1.5), (64, 3.0), (128, 6.0), (256, 6.0)])
+def test_a_find_is_spread_less_in_small_patches(patch: int, sigma: float) -> None:
+    assert spread_px(patch) == sigma
+    maps = torch.zeros(1, patch, patch)
+    maps[0, patch // 2, patch // 3] = 1.0
+    spread_out = spread(maps)[0].to(torch.float64)
+    assert spread_out.sum().item() == pytest.approx(1.0, abs=1e-6)
+    assert divmod(int(spread_out.argmax()), patch) == (patch // 2, patch // 3)
+    rows = spread_out.sum(dim=1)
+    variance = (rows * (torch.arange(patch) - patch // 2) ** 2).sum().item()
+    assert variance**0.5 == pytest.approx(sigma, rel=0.02)
+
+
+def test_spreading_keeps_a_constant_map_and_probabilities() -> None:
+    torch.testing.assert_close(spread(torch.full((2, 32, 32), 0.7)), torch.full((2, 32, 32), 0.7))
+    spread_out = spread(torch.rand(1, 128, 128, generator=torch.Generator().manual_seed(0)).round())
+    assert 0 <= spread_out.min() < spread_out.max() <= 1 + 1e-6
 
 
 def test_the_pair_that_points_is_believed_instead_of_the_residual() -> None:
