@@ -268,7 +268,7 @@ def _score_in_words(calibration: Report) -> str:
         terms = " + ".join(f"{c['weight']:.3g} {c['name'].replace('_', ' ')}" for c in calibration["weighted"])
         return f"{terms}, standardised (weights fitted on {calibration['weights_fitted_on']})"
     return {
-        "map_peak": "highest value of the smoothed anomaly map",
+        "map_peak": "peak of the anomaly map",
         "self_supervision": "how unsure the discriminator is of the patch's turn",
         "memory": "distance from normal training patches in the discriminator's features",
         "published": "the system's own score, as its description defines it",
