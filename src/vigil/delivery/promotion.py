@@ -412,7 +412,7 @@ def _change_champion(
         raise
     done = dataclasses.replace(event, event="promoted" if action == "promoting" else "rolled_back")
     _write(client, name, done)
-    _log.info("%s: champion v%s -> v%s", name, previous, to.number)
+    _log.info("%s: champion %s -> v%s", name, "none" if previous is None else f"v{previous}", to.number)
     return PromotionResult(name, to.number, previous, True, done)
 
 

@@ -250,6 +250,19 @@ def test_only_what_changed_is_scored_again(pair: Pair, tmp_path: Path) -> None:
     assert all(other[p.name] != p.stat().st_mtime_ns for p in maps.iterdir())
 
 
+def test_scores_that_meant_something_else_are_made_anew(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards, maps = write_split(tmp_path / "raw", tmp_path / "patches", 4), tmp_path / "maps"
+    with monkeypatch.context() as earlier:
+        earlier.setattr("vigil.scoring.scorer.FORMAT_VERSION", 1)
+        score_split(pair, shards, tmp_path / "test.parquet", maps, SCORE)
+    before = {p.name: p.stat().st_mtime_ns for p in maps.iterdir()}
+    score_split(pair, shards, tmp_path / "test.parquet", maps, SCORE)
+    assert len(before) > 0
+    assert all(before[p.name] != p.stat().st_mtime_ns for p in maps.iterdir())
+
+
 def test_a_split_with_a_broken_pair_leaves_no_table(tmp_path: Path) -> None:
     shards = write_split(tmp_path / "raw", tmp_path / "patches", 3)
     broken = build_pair(SPEC, seed=0)
