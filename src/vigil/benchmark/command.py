@@ -14,7 +14,7 @@ from vigil.benchmark.experiments import Experiment, ExperimentName, experiment
 from vigil.benchmark.figures import write_figures
 from vigil.benchmark.locks import locked
 from vigil.benchmark.raw_data import RawData
-from vigil.benchmark.running import Announced, Workplace, make_cell, needs_making
+from vigil.benchmark.running import Announced, Workplace, is_outdated, make_cell, needs_making
 from vigil.benchmark.settings import BUDGETS, Budgets
 from vigil.benchmark.tables import Results, csv_text, markdown
 from vigil.benchmark.what_holds import what_holds
@@ -179,14 +179,17 @@ def _results(options: Options, name: ExperimentName, place: Workplace) -> Result
         record_path(place.out, cell).is_file() for cell in whole.cells(seeds + 1, options.budget) if cell.seed == seeds
     ):
         seeds += 1
-    records = read_records(place.out, whole.cells(seeds, options.budget))
+    found = read_records(place.out, whole.cells(seeds, options.budget))
+    finished = {cell: record for cell, record in found.items() if record.status == "finished"}
+    outdated = frozenset(cell for cell, record in finished.items() if is_outdated(place, cell, record))
+    records = {cell: record for cell, record in found.items() if cell not in outdated}
     tasks = [task for section in whole.sections for task in section.tasks]
     absent = {task: reason for task in tasks if (reason := place.data.missing(task)) is not None}
     command = f"vigil benchmark {name} --budget {options.budget} --seeds {seeds} --data PATH"
-    recorded = {cell.task.part for cell in records}
+    recorded = {cell.task.part for cell in found}
     if recorded and recorded != {task.part for task in tasks if task not in absent}:
         command += f" --classes {' '.join(dict.fromkeys(task.part for task in tasks if task.part in recorded))}"
-    return Results(whole, seeds, options.budget, records, absent, command)
+    return Results(whole, seeds, options.budget, records, absent, command, outdated)
 
 
 def _wanted(options: Options) -> Experiment:

@@ -83,10 +83,21 @@ def announced_to_nobody(_cell: Cell, _params: Params) -> Iterator[Announced]:
     yield Announced()
 
 
+def settings_digest(place: Workplace, cell: Cell) -> str:
+    """Digest of everything that decides what the cell measures, but for the code."""
+    budget = place.budget(cell)
+    return digest_json([place.settings(cell), [budget.images_seen, budget.epochs, budget.looks]])
+
+
 def needs_making(place: Workplace, cell: Cell) -> bool:
     """Whether the cell has no record of a finished run with the settings of now."""
     record = read_record(place.out, cell)
-    return record is None or record.status == "failed" or record.settings != _identity(place, cell)
+    return record is None or record.status == "failed" or is_outdated(place, cell, record)
+
+
+def is_outdated(place: Workplace, cell: Cell, record: Record) -> bool:
+    """Whether the cell's record is of other settings than those of now."""
+    return record.settings != settings_digest(place, cell)
 
 
 def make_cell(place: Workplace, cell: Cell, announce: Announce = announced_to_nobody) -> Record | None:
@@ -102,7 +113,7 @@ def make_cell(place: Workplace, cell: Cell, announce: Announce = announced_to_no
             return None
         if not needs_making(place, cell):
             return read_record(place.out, cell)
-        identity = _identity(place, cell)
+        identity = settings_digest(place, cell)
         try:
             record = _made(place, cell, identity, announce)
             write_record(place.out, cell, record)
@@ -115,12 +126,6 @@ def make_cell(place: Workplace, cell: Cell, announce: Announce = announced_to_no
             record = failed(cell, identity, error)
             write_record(place.out, cell, record)
         return record
-
-
-def _identity(place: Workplace, cell: Cell) -> str:
-    """Of everything that decides what the cell measures, but for the code."""
-    budget = place.budget(cell)
-    return digest_json([place.settings(cell), [budget.images_seen, budget.epochs, budget.looks]])
 
 
 def _made(place: Workplace, cell: Cell, identity: str, announce: Announce) -> Record:

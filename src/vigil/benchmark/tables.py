@@ -24,6 +24,7 @@ from vigil.benchmark.experiments import (
 from vigil.benchmark.systems import PAIR, System
 
 NOT_RUN = "not run"
+OUTDATED = "made with other settings than today's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Results:
     """Tasks that cannot be run with the data that are there, and why."""
     command: str
     """The command line that made, or would make, these cells."""
+    outdated: frozenset[Cell] = frozenset()
+    """Cells whose records are of other settings than today's, and are not among `records`: no mean mixes the two."""
 
     def of(self, task: Task, seed: int, system: str) -> Record | None:
         """The record of a finished cell; None where there is none."""
@@ -57,7 +60,9 @@ class Results:
         record = self.records.get(Cell(task, seed, system, self.budget))
         if task in self.absent:
             return self.absent[task]
-        return NOT_RUN if record is None else f"failed: {record.error}"
+        if record is not None:
+            return f"failed: {record.error}"
+        return OUTDATED if Cell(task, seed, system, self.budget) in self.outdated else NOT_RUN
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +222,7 @@ def markdown(results: Results) -> str:
 
 
 def _is_begun(results: Results, section: Section) -> bool:
-    return any(cell.task in section.tasks for cell in results.records)
+    return any(cell.task in section.tasks for cell in [*results.records, *results.outdated])
 
 
 def _preamble(results: Results) -> list[str]:
@@ -242,6 +247,8 @@ def _preamble(results: Results) -> list[str]:
         lines += ["", f"AnoGAN's latent search has {steps[0]} steps for each patch (published: 500)."]
     if len(versions) > 1:
         lines += ["", f"The cells were made by {len(versions)} versions of the code."]
+    if results.outdated:
+        lines += ["", f"{len(results.outdated)} cells were {OUTDATED}; their numbers are not shown."]
     return lines
 
 

@@ -11,6 +11,7 @@ from vigil.benchmark.cells import Cell, Task, write_record
 from vigil.benchmark.experiments import experiment
 from vigil.benchmark.figures import write_figures
 from vigil.benchmark.raw_data import RawData
+from vigil.benchmark.running import Workplace, settings_digest
 from vigil.benchmark.systems import PAIR
 from vigil.benchmark.tables import Results
 from vigil.cli import main
@@ -62,15 +63,38 @@ def test_the_list_says_what_is_finished_and_what_is_not(project: Path, capsys: p
     ]
 
 
+def planted(cell: Cell, auroc: float, settings: str | None = None) -> None:
+    """A record in the project's benchmark folder, made with the settings of now where no others are given."""
+    place = Workplace(Path(".vigil/benchmark"), RawData(Path("sets"), Path("raw")), PRESETS, {})
+    record = finished(cell, auroc).model_copy(update={"settings": settings or settings_digest(place, cell)})
+    write_record(place.out, cell, record)
+
+
 def test_tables_are_written_from_the_records_that_there_are(project: Path) -> None:
     cell = Cell(Task("cifar10", "frog", "one_class_anomalous"), 1, PAIR, "cpu")
-    write_record(project / ".vigil/benchmark", cell, finished(cell, 0.625))
-    other = Cell(cell.task, 0, PAIR, "cpu")
-    write_record(project / ".vigil/benchmark", other, finished(other, 0.375))
+    planted(cell, 0.625)
+    planted(Cell(cell.task, 0, PAIR, "cpu"), 0.375)
     assert run("--tables-only") == 0
     # One seed was asked for; the records of a second one are shown all the same.
     assert "| the paper's pair | 0.500 ± 0.177 (2) |" in (project / "results/table1-cpu.md").read_text()
     assert "No cell of a system with batch normalisation" in (project / "results/what-holds.md").read_text()
+
+
+def test_no_mean_mixes_cells_of_todays_settings_with_others(project: Path) -> None:
+    cell = Cell(Task("cifar10", "frog", "one_class_anomalous"), 0, PAIR, "cpu")
+    planted(cell, 0.625)
+    planted(Cell(cell.task, 1, PAIR, "cpu"), 0.375, settings="of an older preset")
+    automobile = Task("cifar10", "automobile", "one_class_anomalous")
+    planted(Cell(automobile, 0, PAIR, "cpu"), 0.875, settings="of an older preset")
+    assert run("--tables-only") == 0
+    page = (project / "results/table1-cpu.md").read_text()
+    assert "| the paper's pair | 0.625 (1 of 2) [2] |" in page
+    assert "- [2] made with other settings than today's" in page
+    assert "1 of 320 cells are finished" in page
+    assert "2 cells were made with other settings than today's; their numbers are not shown" in page
+    assert "0.875" not in page
+    assert "--classes automobile frog" in page  # the command that makes them anew
+    assert "0.375" not in (project / "results/what-holds.md").read_text()
 
 
 @pytest.mark.pipeline
