@@ -340,7 +340,9 @@ class ModelSection(Section):
     pointing: bool = False
     """True: the discriminator carries a per-pixel decoder that says where the anomaly is. Beyond the paper."""
     pointing_width: Annotated[int, Field(ge=4)] = 16
-    """Channels of the pointing decoder at half resolution; each level below has twice as many."""
+    """Channels of the pointing decoder at half resolution; each level below has twice as many, up to a bound."""
+    pointing_max_width: Annotated[int, Field(ge=4)] | None = _added(None)
+    """That bound; `null`: `max_width`. On a CPU the deepest levels take most of a step's time where they are wide."""
     pointing_sees: Literal["patch", "patch_and_restoration"] = "patch_and_restoration"
     """What the decoder reads: the patch x alone, or x, the restored x^ and |x - x^|."""
     pointing_colour: Literal["sharp", "blurred"] = _added("sharp")

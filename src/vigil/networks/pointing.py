@@ -65,7 +65,8 @@ class PointingDecoder(nn.Module):
         self.views = model.pointing_views
         self.sees_restoration = model.pointing_sees == "patch_and_restoration"
         self.blurs_colour = model.pointing_colour == "blurred"
-        widths = [min(model.pointing_width * 2**level, model.max_width) for level in range(_DEPTH + 1)]
+        widest = model.max_width if model.pointing_max_width is None else model.pointing_max_width
+        widths = [min(model.pointing_width * 2**level, widest) for level in range(_DEPTH + 1)]
         self.stem = convolution(4 * channels * (3 if self.sees_restoration else 1), widths[0], normed=False)
         steps = list(itertools.pairwise(widths))
         self.halving = nn.ModuleList(convolution(w, below, kernel=4, stride=2, normed=False) for w, below in steps)

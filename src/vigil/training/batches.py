@@ -20,6 +20,7 @@ from vigil.seeding import numpy_generator
 from vigil.training.photometric import shown_otherwise
 from vigil.training.pseudo_anomalies import colour_table, decoys, pseudo_anomalies
 from vigil.training.rehearsal import Sources
+from vigil.training.steps import generator_plays
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -33,9 +34,9 @@ class HostBatch(NamedTuple):
     """One process's share of a batch, as bytes."""
 
     pixels: Tensor
-    """Normal patches, uint8 [B / processes, P, P, C]."""
+    """Normal patches, uint8 [B / processes, P, P, C]; where the generator has no part in this batch, as they are."""
     corrupted: Tensor | None
-    """The same with pseudo-anomalies; None where the objective is to reconstruct."""
+    """The same with pseudo-anomalies, and photometric changes; None where the objective is to reconstruct."""
     anomalous: Tensor | None
     """bool [B / processes, P, P], the pixels that visibly changed."""
 
@@ -87,7 +88,9 @@ class BatchMaker(Dataset[HostBatch]):
         donors = self._others("pseudo anomaly donors", images_seen)
         corrupted, anomalous = pseudo_anomalies(pixels, donors, section, self._colours, seed=seed, numbers=numbers)
         if train.photometric_share:
-            pixels, corrupted = shown_otherwise(pixels, corrupted, train.photometric_share, seed=seed, numbers=numbers)
+            corrupted = shown_otherwise(corrupted, train.photometric_share, seed=seed, numbers=numbers)
+            if generator_plays(images_seen // self.batch_size, train.generator_share):
+                pixels = shown_otherwise(pixels, train.photometric_share, seed=seed, numbers=numbers)
         return HostBatch(*(torch.from_numpy(np.ascontiguousarray(made)) for made in (pixels, corrupted, anomalous)))
 
     def _others(self, purpose: str, images_seen: int) -> Pixels:

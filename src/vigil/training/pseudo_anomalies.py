@@ -121,12 +121,17 @@ def _with_decoy(image: Array, donor: Array, colours: Array, rng: Rng) -> Array:
     donor = np.roll(np.rot90(donor, int(rng.integers(4))), rng.integers(side, size=2), axis=(0, 1))
     density = -np.log(np.clip(_light(donor), 0.02, 1))
     beyond = density - _surroundings(density)
-    y, x = (np.arange(side, dtype=np.float32) - np.float32(at) for at in rng.integers(side, size=2))
+    cy, cx = rng.integers(side, size=2)
     radius = np.float32(side * rng.uniform(0.2, 0.6))
+    rows, columns = (slice(max(int(at - radius), 0), int(at + radius) + 2) for at in (cy, cx))
+    y, x = (np.arange(side, dtype=np.float32)[kept] - np.float32(at) for kept, at in ((rows, cy), (columns, cx)))
     window = np.clip((radius - np.sqrt(x * x + (y * y)[:, None])) / _DECOY_BORDER_PX, 0, 1)
-    laid_in = np.where(beyond > _DECOY_DENSITY, beyond, 0) * window * np.float32(rng.uniform(0.7, 1.3))
+    beyond, factor = beyond[rows, columns], np.float32(rng.uniform(0.7, 1.3))
+    laid_in = np.where(beyond > _DECOY_DENSITY, beyond, 0) * window * factor
     power, half = np.float32(rng.uniform(1.0, 1.8)), np.float32(rng.uniform(0.3, 0.6))
-    return _superposed(rng, image, laid_in, donor, colours, power, half)
+    mixed = image.copy()
+    mixed[rows, columns] = _superposed(rng, image[rows, columns], laid_in, donor[rows, columns], colours, power, half)
+    return mixed
 
 
 def _surroundings(density: Array) -> Array:

@@ -52,6 +52,16 @@ def test_a_logit_belongs_to_the_pixel_that_it_stands_at():
         assert not gradient[1].any()
 
 
+def test_the_decoder_has_a_bound_of_its_own_on_its_widths():
+    def widths(**bounds):
+        pair = pair_of(pointing_sees="patch", **bounds)
+        return [level.convolution.out_channels for level in pair.discriminator.pointing.on_the_way_down]
+
+    assert widths() == [4, 8, 16, 32, 64], "without it, that of all networks"
+    assert widths(pointing_max_width=8) == [4, 8, 8, 8, 8]
+    assert widths(max_width=8, pointing_max_width=32) == [4, 8, 16, 32, 32]
+
+
 def test_every_weight_of_the_decoder_learns():
     decoder = pair_of().discriminator.pointing
     decoder(batch(), -batch()).square().mean().backward()

@@ -17,9 +17,8 @@ def pairs(count=16, side=32, channels=3, seed=0):
 
 
 def shown(patches, stamped, share=1.0, seed=1, numbers=None):
-    return shown_otherwise(
-        patches, stamped, share, seed=seed, numbers=np.arange(len(patches)) if numbers is None else numbers
-    )
+    numbers = np.arange(len(patches)) if numbers is None else numbers
+    return tuple(shown_otherwise(images, share, seed=seed, numbers=numbers) for images in (patches, stamped))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
