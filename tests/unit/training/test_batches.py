@@ -42,6 +42,17 @@ def test_a_batch_is_bytes_and_its_stamps_are_where_it_says(patches):
     assert (batch.pixels != batch.corrupted)[..., 0][batch.anomalous].float().mean() > 0.9
 
 
+def test_the_generator_meets_patches_and_their_stamped_copies_shown_alike(patches):
+    train = train_section(objective="restore", photometric_share=1.0, generator_share=0.5)
+    plain = maker(patches, train_section(objective="restore", generator_share=0.5))
+    for images_seen, plays in ((0, True), (4, False), (8, True), (12, False)):
+        batch, before = maker(patches, train)[images_seen], plain[images_seen]
+        assert (batch.corrupted != before.corrupted).float().mean() > 0.5
+        alike = (batch.pixels == batch.corrupted)[..., 0][~batch.anomalous].float().mean()
+        assert alike > 0.8 if plays else alike < 0.5
+        assert torch.equal(batch.pixels, before.pixels) is not plays, "what nobody looks at is not changed"
+
+
 def test_nothing_is_stamped_where_the_objective_is_to_reconstruct(patches):
     batch = maker(patches, train_section())[0]
     assert batch.pixels.shape == (4, 32, 32, 1)
