@@ -342,7 +342,7 @@ class ModelSection(Section):
     pointing_width: Annotated[int, Field(ge=4)] = 16
     """Channels of the pointing decoder at half resolution; each level below has twice as many, up to a bound."""
     pointing_max_width: Annotated[int, Field(ge=4)] | None = _added(None)
-    """That bound; `null`: `max_width`. On a CPU the deepest levels take most of a step's time where they are wide."""
+    """That bound; `null`: `max_width`. On a CPU wide levels at the bottom take two fifths of a step or more."""
     pointing_sees: Literal["patch", "patch_and_restoration"] = "patch_and_restoration"
     """What the decoder reads: the patch x alone, or x, the restored x^ and |x - x^|."""
     pointing_colour: Literal["sharp", "blurred"] = _added("sharp")
@@ -587,14 +587,18 @@ class ReductionSection(Section):
 class CalibrateSection(Section):
     """From components to a score, and from scores to a threshold. Sees calibration data only."""
 
-    score: Literal["eq6", "map_peak", "self_supervision", "memory", "published", "fitted"] = "eq6"
+    score: Literal["eq6", "map_peak", "stitched_peak", "self_supervision", "memory", "published", "fitted"] = "eq6"
     """`eq6`: A = eta A_G + (1 - eta) A_D, the paper's. `map_peak`: how anomalous the map is at its highest.
+    `stitched_peak`: the same of what all overlapping patches of the image point at, averaged; needs `model.pointing`.
     `published`: a baseline's score as its own description defines it.
     `self_supervision`: how unsure the trunk is of the patch's turn. `memory`: how far the patch is from normal training
     patches. `fitted`: a weighted sum of standardised components; its weights are learned on the calibration anomalies
     or, where there are none, on `score.stamped_patches`."""
     components: (
-        tuple[Literal["contextual", "latent", "map_peak", "self_supervision", "memory", "published"], ...] | None
+        tuple[
+            Literal["contextual", "latent", "map_peak", "stitched_peak", "self_supervision", "memory", "published"], ...
+        ]
+        | None
     ) = None
     """What `fitted` weighs; None: all that the pair has."""
     eta: Fraction | Literal["fit"] = 0.9
@@ -707,11 +711,16 @@ class Params(Section):
                     )
             self._check_system(candidate.name, model, train)
             alone = model.pointing_sees == "patch" if model.pointing else model.self_supervision.enabled
-            needed = {"self_supervision": model.self_supervision.enabled, "memory": model.memory.enabled}
-            if not needed.get(self.calibrate.score, True):
+            needed = {
+                "self_supervision": ("model.self_supervision.enabled", model.self_supervision.enabled),
+                "memory": ("model.memory.enabled", model.memory.enabled),
+                "stitched_peak": ("model.pointing", model.pointing),
+            }
+            key, is_on = needed.get(self.calibrate.score, ("", True))
+            if not is_on:
                 raise ValueError(
-                    f"candidate '{candidate.name}': calibrate.score is '{self.calibrate.score}', which needs "
-                    f"model.{self.calibrate.score}.enabled; switch it on or choose another score"
+                    f"candidate '{candidate.name}': calibrate.score is '{self.calibrate.score}', which needs {key}; "
+                    f"switch it on or choose another score"
                 )
             if train.generator_share < 1 and not alone:
                 raise ValueError(

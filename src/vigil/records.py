@@ -244,8 +244,9 @@ PATCH_SCORES = TableType(
             _required("map_peak", pa.float64()),  # maximum of the smoothed anomaly map of the patch
         ]
     ),
-    # Of pairs that have a self-supervised trunk or a memory, and of the baselines.
+    # Of pairs that point, that have a self-supervised trunk or a memory, and of the baselines.
     (
+        _required("stitched_peak", pa.float64()),  # the same of what all patches of the image point at, averaged
         _required("self_supervision", pa.float64()),  # nats: mean of -log p of the turn over the four turns
         _required("memory", pa.float64()),  # distance from normal training patches; about 1 on normal patches
         _required("published", pa.float64()),  # a baseline's score as its own description defines it
@@ -253,7 +254,7 @@ PATCH_SCORES = TableType(
     # Of systems that reconstruct nothing or have no features.
     ("contextual", "latent"),
 )
-COMPONENTS = ("contextual", "latent", "map_peak", "self_supervision", "memory", "published")
+COMPONENTS = ("contextual", "latent", "map_peak", "stitched_peak", "self_supervision", "memory", "published")
 """The columns of PATCH_SCORES of which a score can be made, in this order."""
 
 KEPT = TableType(

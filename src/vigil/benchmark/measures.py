@@ -155,8 +155,8 @@ def mask_cropped(params: Params, pair: Pair, calibration: Calibration) -> dict[s
     scored = PATCH_SCORES.read(layout.SCORES["test"])
     components = components_of(scored.filter(pc.equal(scored.column("source"), "roi")))
     device = device_of(params.score.device)
-    of_normal = score_patches(pair, normal, device=device, batch_size=params.score.batch_size).columns()
-    scores = np.concatenate([calibration.patch_scores(of_normal), calibration.patch_scores(components)])
+    of_normal = score_patches(pair, normal, device=device, batch_size=params.score.batch_size).alone()
+    scores = np.concatenate([calibration.patch_scores(of_normal.columns()), calibration.patch_scores(components)])
     labels = np.repeat([NORMAL, ANOMALOUS], [len(normal), len(rows)])
     features = [pixel_features(patch) for patch in (*normal, *test.read(rows))]
     trivial = {name: auroc(labels, np.array([row[name] for row in features])) for name in features[0]}

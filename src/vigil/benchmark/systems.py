@@ -74,7 +74,11 @@ _COPIES = {
     },
     "calibrate": {"score": "eq6", "eta": 0.9},
 }
-_RESTORES = {"model": {"pointing": False}, "train": {"generator_share": 1.0}}
+_RESTORES = {
+    "model": {"pointing": False},
+    "train": {"generator_share": 1.0},
+    "calibrate": {"score": "map_peak"},
+}
 _MEMORY = {"memory": {"enabled": True, "features": "discriminator"}}
 
 
@@ -113,6 +117,7 @@ BEYOND_SCANS = _beyond(
         "default stamps in place of the preset's",
         {"train": {"pseudo_anomalies": PseudoAnomalySection().model_dump(mode="json", exclude={"decoy_fraction"})}},
     ),
+    System("beyond_patches_alone", "score: each patch by itself", {"calibrate": {"score": "map_peak"}}),
     System("beyond_sharp_colour", "the decoder sees colour sharp", {"model": {"pointing_colour": "sharp"}}),
     System("beyond_without_decoys", "no decoys", {"train": {"pseudo_anomalies": {"decoy_fraction": 0.0}}}),
     System("beyond_without_photometric", "no photometric changes", {"train": {"photometric_share": 0.0}}),

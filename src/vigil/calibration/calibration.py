@@ -47,7 +47,7 @@ class Calibration(Section):
     """A fitted calibration, as it lies in `models/calibration.json` and in the bundle."""
 
     version: Literal[1] = 1
-    score: Literal["eq6", "map_peak", "self_supervision", "memory", "published", "fitted"]
+    score: Literal["eq6", "map_peak", "stitched_peak", "self_supervision", "memory", "published", "fitted"]
     eta: float | None = Field(ge=0, le=1)
     """Weight of A_G in Eq. (6); null where the score is another."""
     eta_fitted: bool
@@ -266,13 +266,16 @@ def _weighted(
     """
     if section.score != "fitted":
         return (), None
-    missing = sorted(set(section.components or ()) - images.components.keys())
+    there = dict(images.components)
+    if ANOMALOUS not in images.labels:
+        there.pop("stitched_peak", None)  # a stamped patch has no neighbours, so its peak is none of this kind
+    missing = sorted(set(section.components or ()) - there.keys())
     if missing:
         raise CalibrationError(
-            f"calibrate.components names {missing}, which the pair does not have (it has {sorted(images.components)}); "
-            f"leave them out, or switch them on under model and train"
+            f"calibrate.components names {missing}, which cannot be weighed here (these can: {sorted(there)}); leave "
+            f"them out, or switch them on under model and train; stitched_peak needs anomalous calibration images"
         )
-    used = {n: v for n, v in images.components.items() if section.components is None or n in section.components}
+    used = {n: v for n, v in there.items() if section.components is None or n in section.components}
     normal_patches = (images.labels == NORMAL)[images.patch_image]
     scales = scales_of({name: values[normal_patches] for name, values in used.items()})
     if not scales:

@@ -22,7 +22,7 @@ from vigil.images.patches import Positions, extract, grid_positions, stitch
 from vigil.images.preprocessing import preprocess, scaled_pixels
 from vigil.images.source import MODE_ADVICE, decode_image, reduces
 from vigil.scoring.reduction import image_scores
-from vigil.scoring.scorer import device_of, score_patches
+from vigil.scoring.scorer import device_of, score_patches, with_stitched_peaks
 
 _GROUP_BATCHES = 8
 """Images wait for one another until they fill this many forward passes: the last one is filled up with repeats."""
@@ -135,6 +135,7 @@ def _scored(bundle: Bundle, images: Sequence[Pixels], device: str, batch_size: i
     counts = [len(p) for p in positions]
     patches = np.concatenate([extract(i, p, patch) for i, p in zip(images, positions, strict=True)])
     found = score_patches(bundle.pair, patches, device=device_of(device), batch_size=batch_size)
+    found = with_stitched_peaks(found, positions)
     patch_scores = calibration.patch_scores(found.columns())
     scores = image_scores(patch_scores, np.repeat(np.arange(len(images)), counts), calibration.reduction)
     flagged, scaled = is_anomalous(scores, calibration.threshold), calibration.scale(scores)

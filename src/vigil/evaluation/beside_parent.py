@@ -19,13 +19,13 @@ from vigil.config import EvaluateSection, PatchSection
 from vigil.evaluation.intervals import bootstrap, percentile_interval
 from vigil.evaluation.metrics import RankedLabels
 from vigil.files import digest_json
-from vigil.images.patches import extract, grid_positions
+from vigil.images.patches import Positions, extract, grid_positions
 from vigil.images.rehearsal import decode
 from vigil.images.shards import PatchShards
 from vigil.networks.pair import Pair
 from vigil.records import ANOMALOUS, NORMAL
 from vigil.scoring.reduction import image_scores
-from vigil.scoring.scorer import device_of, score_patches
+from vigil.scoring.scorer import device_of, score_patches, with_stitched_peaks
 
 _PIECE = 512
 """Patches that are scored at a time; their maps are in memory together."""
@@ -116,39 +116,48 @@ def _both(
 def _of_split(judge: Judge, test: PatchShards, image_ids: list[str]) -> Scores:
     """The scores of the split's images, [M] in the order of `image_ids`."""
     rows = test.rows_of(source="grid")
-    place = {image_id: number for number, image_id in enumerate(image_ids)}
-    patch_image = np.array([place[i] for i in test.index.column("image_id").take(rows).to_pylist()], np.intp)
-    pieces = (test.read(rows[start : start + _PIECE]) for start in range(0, len(rows), _PIECE))
-    return _scores(judge, pieces, patch_image)
+    index = test.index.take(rows)
+    ids = np.asarray(index.column("image_id").to_pylist(), dtype=np.str_)
+    starts = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else np.empty(0, np.intp)
+    positions = np.stack([index.column(name).to_numpy() for name in ("y", "x")], axis=1).astype(np.int64)
+    cut = (
+        (test.read(rows[start:stop]), positions[start:stop])
+        for start, stop in zip(starts, np.append(starts[1:], len(ids)), strict=True)
+    )
+    place = {image_id: number for number, image_id in enumerate(ids[starts].tolist())}
+    return _scores(judge, cut)[[place[image_id] for image_id in image_ids]]
 
 
 def _of_images(judge: Judge, images: list[Pixels], patch: PatchSection) -> Scores:
     """The scores of scaled images, [M]."""
-    if not images:
-        return np.empty(0)
     positions = [grid_positions(image.shape[0], image.shape[1], patch) for image in images]
-    patch_image = np.repeat(np.arange(len(images)), [len(p) for p in positions])
-    cut = (extract(image, p, patch) for image, p in zip(images, positions, strict=True))
-    return _scores(judge, _gathered(cut), patch_image)
+    return _scores(judge, ((extract(image, p, patch), p) for image, p in zip(images, positions, strict=True)))
 
 
-def _gathered(pieces: Iterable[Pixels]) -> Iterator[Pixels]:
-    """The patches of several images together, so that small images do not leave batches mostly empty."""
-    waiting: list[Pixels] = []
-    for piece in pieces:
-        waiting.append(piece)
-        if sum(map(len, waiting)) >= _PIECE:
-            yield np.concatenate(waiting)
+Cut = tuple[Pixels, Positions]
+"""An image's grid patches [N, P, P, C] and where they lie."""
+
+
+def _gathered(images: Iterable[Cut]) -> Iterator[list[Cut]]:
+    """Several images together, so that small images do not leave batches mostly empty."""
+    waiting: list[Cut] = []
+    for image in images:
+        waiting.append(image)
+        if sum(len(patches) for patches, _ in waiting) >= _PIECE:
+            yield waiting
             waiting = []
     if waiting:
-        yield np.concatenate(waiting)
+        yield waiting
 
 
-def _scores(judge: Judge, pieces: Iterable[Pixels], patch_image: NDArray[np.intp]) -> Scores:
+def _scores(judge: Judge, images: Iterable[Cut]) -> Scores:
     pair, calibration = judge
     device = device_of("auto")
-    scored = []
-    for patches in pieces:
-        found = score_patches(pair, patches, device=device, batch_size=64)
-        scored.append(calibration.patch_scores(found.columns()))
-    return image_scores(np.concatenate(scored), patch_image, calibration.reduction)
+    scored = [np.empty(0)]
+    for piece in _gathered(images):
+        positions = [own for _, own in piece]
+        patches = np.concatenate([patches for patches, _ in piece])
+        found = with_stitched_peaks(score_patches(pair, patches, device=device, batch_size=64), positions)
+        patch_image = np.repeat(np.arange(len(piece)), [len(own) for own in positions])
+        scored.append(image_scores(calibration.patch_scores(found.columns()), patch_image, calibration.reduction))
+    return np.concatenate(scored)

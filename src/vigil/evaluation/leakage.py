@@ -36,7 +36,7 @@ from vigil.networks.pair import Pair
 from vigil.progress import Progress
 from vigil.records import ANOMALOUS, NORMAL
 from vigil.scoring.reduction import image_scores, images_of
-from vigil.scoring.scorer import PatchComponents, device_of, score_patches
+from vigil.scoring.scorer import PatchComponents, device_of, score_patches, with_stitched_peaks
 from vigil.seeding import numpy_generator
 
 TOLERANCE = 1e-6
@@ -50,6 +50,7 @@ RECORDED_TOLERANCE = 1e-4
 in training mode, moves them by far more."""
 _PATCHES_PER_IMAGE = 4
 _ALONE = 3
+_STITCHED = 4
 _EXAMPLES = 3
 
 
@@ -240,6 +241,10 @@ def _recorded_check(inputs: AuditInputs, scorer: _Scorer, rows: Mapping[str, NDA
                 return Check(title, "leak", f"the {split} scores lack the component {name}; run the score stage again.")
             recorded = table.column(name).take(position).to_numpy()
             worst = max(worst, (scorer.distance(name, recorded, values[start:stop]), name, split))
+        if "stitched_peak" in table.column_names:
+            worst = max(
+                worst, (_stitched_distance(scorer, inputs.shards[split], rows[split], table), "stitched_peak", split)
+            )
         start = stop
     distance, name, split = worst
     if distance <= RECORDED_TOLERANCE:
@@ -250,6 +255,23 @@ def _recorded_check(inputs: AuditInputs, scorer: _Scorer, rows: Mapping[str, NDA
         f"{name} of {split} patches is recorded {distance:.2g} away from what the pair gives now. They were scored by "
         f"another pair, or not in evaluation mode; run the score stage again.",
     )
+
+
+def _stitched_distance(scorer: _Scorer, shards: PatchShards, rows: NDArray[np.int64], table: pa.Table) -> float:
+    """How far the recorded stitched peaks of some of the sampled images lie from those of all their patches, scored
+    again; in [0, 1], as the peaks do."""
+    sampled = pc.unique(shards.index.column("image_id").take(pa.array(rows))).to_pylist()
+    worst = 0.0
+    for image_id in sampled[:: max(1, len(sampled) // _STITCHED)][:_STITCHED]:
+        own = table.filter(pc.equal(table["image_id"], image_id))
+        positions = np.stack([own[name].to_numpy() for name in ("y", "x")], axis=1).astype(np.int64)
+        grid = shards.rows_of("grid")
+        grid = grid[pc.equal(shards.index.column("image_id").take(pa.array(grid)), image_id).to_numpy()]
+        found = with_stitched_peaks(scorer.score(shards.read(grid)), [positions]).stitched_peak
+        if found is None or len(found) != own.num_rows:
+            return math.inf
+        worst = max(worst, float(np.abs(found - own["stitched_peak"].to_numpy()).max()))
+    return worst
 
 
 # --------------------------------------------------------------------------------------------------------------- splits

@@ -106,7 +106,25 @@ def stitch(
     size = patch.patch_size_px
     if maps.shape != (len(positions), size, size):
         raise ValueError(f"expected maps of shape {(len(positions), size, size)}, found {maps.shape}")
-    spanned = _spanned(height, width, patch)
+    stitched = blended(maps, positions, _spanned(height, width, patch))[:height, :width].astype(np.float32)
+    missing = np.subtract((height, width), stitched.shape)
+    return np.pad(stitched, ((0, missing[0]), (0, missing[1])), mode="edge")
+
+
+def blended(
+    maps: npt.NDArray[np.floating[Any]], positions: Positions, spanned: tuple[int, int]
+) -> npt.NDArray[np.float64]:
+    """The maps [N, P, P] laid over each other with the weights of `stitch`, float64 [H, W], padding included.
+
+    Args:
+        maps: Of an image's grid patches.
+        positions: Of their first pixels, [N, 2].
+        spanned: H and W of what the positions cover.
+
+    Raises:
+        ValueError: The positions leave a part of it uncovered.
+    """
+    size = maps.shape[-1]
     total, weight_sum = np.zeros(spanned), np.zeros(spanned)
     triangle = np.minimum(np.arange(size) + 0.5, size - 0.5 - np.arange(size)) / (size / 2)
     weight = np.outer(triangle, triangle)
@@ -114,10 +132,9 @@ def stitch(
         total[y : y + size, x : x + size] += weight * values
         weight_sum[y : y + size, x : x + size] += weight
     if not total.size or not weight_sum.all():
+        height, width = spanned
         raise ValueError(f"{len(positions)} positions do not cover the grid of an image of {width}x{height} px")
-    stitched = (total / weight_sum)[:height, :width].astype(np.float32)
-    missing = np.subtract((height, width), stitched.shape)
-    return np.pad(stitched, ((0, missing[0]), (0, missing[1])), mode="edge")
+    return total / weight_sum
 
 
 def components(mask: npt.NDArray[np.bool_]) -> tuple[Positions, Positions]:

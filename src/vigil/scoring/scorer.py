@@ -9,7 +9,7 @@ Legend: N patches, B batch, C channels, P patch side in pixels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain, groupby
 from operator import itemgetter
@@ -26,6 +26,7 @@ from vigil.config import ScoreSection
 from vigil.errors import ConfigError, ScoreNotFinite
 from vigil.files import canonical_json, digest_file, digest_json, written_aside
 from vigil.images.dataset import to_tensor
+from vigil.images.patches import Positions
 from vigil.images.shards import PatchShards
 from vigil.networks.baselines.anogan import AnoGan
 from vigil.networks.pair import Pair, PairOutputs
@@ -33,10 +34,11 @@ from vigil.progress import Progress
 from vigil.records import ANOMALOUS, COMPONENTS, PATCH_SCORES
 from vigil.scoring.anomaly_map import anomaly_map, map_peak
 from vigil.scoring.latent_search import search_latent
+from vigil.scoring.stitched_peak import stitched_peaks
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Of what a component's value means, too: scores of another version on disk are made anew. 2: peaks of log-odds, maps
-spread by a Gaussian."""
+spread by a Gaussian. 3: peaks of the stitched log-odds beside them."""
 
 
 class PatchComponents(NamedTuple):
@@ -56,6 +58,15 @@ class PatchComponents(NamedTuple):
     """[N]; Mahalanobis distance from the memory over the root of its channels."""
     published: NDArray[np.float64] | None = None
     """[N]; a baseline's score as its own description defines it."""
+    log_odds: NDArray[np.float32] | None = None
+    """[N, P, P]; what the pair points at, before it is spread."""
+    stitched_peak: NDArray[np.float64] | None = None
+    """[N]; `stitched_peaks`, of whole images alone (`with_stitched_peaks`)."""
+
+    def alone(self) -> PatchComponents:
+        """With `stitched_peak`, where the pair points, of patches that have no neighbours to be stitched to: their own
+        peaks."""
+        return self if self.log_odds is None else self._replace(stitched_peak=self.map_peak)
 
     def columns(self) -> dict[str, NDArray[np.float64]]:
         """The components that there are, by the names of their columns in records.PATCH_SCORES."""
@@ -63,9 +74,10 @@ class PatchComponents(NamedTuple):
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The components that there are, and the maps, by name."""
-        return {name: values for name, values in self._asdict().items() if values is not None}
+        named = self._asdict().items()
+        return {name: values for name, values in named if values is not None and name != "log_odds"}
 
-    def rows(self, chosen: NDArray[Any]) -> PatchComponents:
+    def rows(self, chosen: NDArray[Any] | slice) -> PatchComponents:
         """Those of some patches."""
         return PatchComponents(*(None if values is None else values[chosen] for values in self))  # type: ignore[arg-type]
 
@@ -102,12 +114,26 @@ def score_patches(
             filled = np.concatenate([batch, np.repeat(filling, batch_size - len(batch), axis=0)])
             found = components(pair, to_tensor(filled, device).contiguous(memory_format=torch.channels_last))
             scored = _empty(found, count) if scored is None else scored
-            for values, of_batch in zip(scored, found, strict=True):
+            for values, of_batch in zip(scored, found, strict=False):  # peaks of whole images come later
                 if values is not None and of_batch is not None:
                     values[here] = of_batch[: len(batch)].cpu().numpy()
     assert scored is not None
     check_finite(scored)
     return scored
+
+
+def with_stitched_peaks(found: PatchComponents, positions: Sequence[Positions]) -> PatchComponents:
+    """The same with `stitched_peak`, where the pair points.
+
+    Args:
+        found: Of all grid patches of some images, image after image.
+        positions: Of each image's patches, [patches of the image, 2].
+    """
+    if found.log_odds is None:
+        return found
+    of_images = np.split(found.log_odds, np.cumsum([len(p) for p in positions])[:-1])
+    peaks = [stitched_peaks(log_odds, own) for log_odds, own in zip(of_images, positions, strict=True)]
+    return found._replace(stitched_peak=np.concatenate(peaks))
 
 
 def check_finite(scored: PatchComponents) -> None:
@@ -134,7 +160,7 @@ def components(pair: Pair, x: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     )
     maps = anomaly_map(x, outputs)
     peak = map_peak(maps, outputs).double()
-    return contextual, latent, peak, maps, outputs.self_supervision, outputs.memory, outputs.published
+    return contextual, latent, peak, maps, outputs.self_supervision, outputs.memory, outputs.published, outputs.pointing
 
 
 def _outputs(pair: Pair, x: torch.Tensor) -> PairOutputs:
@@ -233,6 +259,8 @@ def score_stamped(
 ) -> pa.Table:
     """Components of copies of normal patches with pseudo-anomalies stamped in: records.PATCH_SCORES, source "stamped".
 
+    A copy stands alone (`PatchComponents.alone`).
+
     Args:
         pair: The pair; is moved to the device.
         shards: Where the patches were taken from.
@@ -243,7 +271,7 @@ def score_stamped(
     Raises:
         ScoreNotFinite, ConfigError: As `score_split`.
     """
-    found = score_patches(pair, stamped, device=device_of(score.device), batch_size=score.batch_size)
+    found = score_patches(pair, stamped, device=device_of(score.device), batch_size=score.batch_size).alone()
     part = shards.index.take(rows)
     part = part.set_column(part.column_names.index("source"), "source", pa.array(["stamped"] * len(rows)))
     part = part.set_column(part.column_names.index("label"), "label", pa.array([ANOMALOUS] * len(rows), pa.int8()))
@@ -305,7 +333,7 @@ def _write_bucket(
     shape = (len(shards.rows_of(bucket=bucket)), shards.patch_size, shards.patch_size)
     with written_aside(maps_path) as new:
         maps, written = np.lib.format.open_memmap(new, "w+", np.float16, shape), 0
-        for scored in pieces:
+        for scored in _with_stitched_peaks(shards.index_of(bucket), pieces):
             maps[written : written + len(scored.maps)] = scored.maps
             written += len(scored.maps)
             for name, values in scored.columns().items():
@@ -316,6 +344,49 @@ def _write_bucket(
     table = pa.table({name: np.concatenate(parts) for name, parts in columns.items()}, metadata=record)
     with written_aside(record_path) as new:
         pq.write_table(table, new, compression="zstd")
+
+
+def _with_stitched_peaks(index: pa.Table, pieces: Iterator[PatchComponents]) -> Iterator[PatchComponents]:
+    """The pieces with `stitched_peak`, where the pair points, in pieces that no longer split an image.
+
+    Args:
+        index: Rows of the patch index; the grid patches of an image follow each other.
+        pieces: The components of these rows.
+    """
+    rows = index.select(["image_id", "source", "y", "x"]).to_pylist()
+    waiting: PatchComponents | None = None
+    for piece in pieces:
+        if piece.log_odds is None:
+            yield piece
+            continue
+        waiting = piece if waiting is None else _joined(waiting, piece)
+        whole = len(waiting.maps)
+        if whole < len(rows):  # the last image may go on
+            last = rows[whole - 1]["image_id"]
+            whole = next((i + 1 for i in reversed(range(whole)) if rows[i]["image_id"] != last), 0)
+        if whole:
+            yield _stitched(waiting.rows(np.s_[:whole]), rows[:whole])
+            waiting, rows = waiting.rows(np.s_[whole:]), rows[whole:]
+
+
+def _stitched(found: PatchComponents, rows: Sequence[Mapping[str, Any]]) -> PatchComponents:
+    """`found`, of whole images, with `stitched_peak`; a region of interest, which no grid patch need meet, has its own
+    peak."""
+    assert found.log_odds is not None
+    peaks = found.map_peak.copy()
+    of_images: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        if row["source"] == "grid":
+            of_images.setdefault(row["image_id"], []).append(number)
+    for own in of_images.values():
+        positions = np.array([(rows[number]["y"], rows[number]["x"]) for number in own], np.int64)
+        peaks[own] = stitched_peaks(found.log_odds[own], positions)
+    return found._replace(stitched_peak=peaks)
+
+
+def _joined(first: PatchComponents, second: PatchComponents) -> PatchComponents:
+    pairs = zip(first, second, strict=True)
+    return PatchComponents(*(None if a is None or b is None else np.concatenate([a, b]) for a, b in pairs))  # type: ignore[arg-type]
 
 
 def _is_whole(maps_folder: Path, bucket: int, digest: str) -> bool:

@@ -139,8 +139,9 @@ BEYOND_TASKS = {
 TURNED = {
     "beyond": set(),
     "beyond_one_view": {"model.pointing_views"},
-    "beyond_restores": {"model.pointing", "train.generator_share"},
+    "beyond_restores": {"model.pointing", "train.generator_share", "calibrate.score"},
     "beyond_points_at_restorations": {"model.pointing_sees", "train.generator_share"},
+    "beyond_patches_alone": {"calibrate.score"},
     "beyond_sharp_colour": {"model.pointing_colour"},
     "beyond_without_decoys": {"train.pseudo_anomalies.decoy_fraction"},
     "beyond_without_photometric": {"train.photometric_share"},

@@ -110,7 +110,7 @@ def test_only_the_named_components_are_weighed() -> None:
     table = stamped(table_of(normal, {}), 4.0)
     section = CalibrateSection(score="fitted", components=("map_peak", "latent"))
     assert [c.name for c in fit_calibration(table, section).weighted] == ["latent", "map_peak"]
-    with pytest.raises(CalibrationError, match=r"names \['memory'\], which the pair does not have"):
+    with pytest.raises(CalibrationError, match=r"names \['memory'\], which cannot be weighed here"):
         fit_calibration(table, CalibrateSection(score="fitted", components=("memory",)))
 
 
