@@ -32,6 +32,14 @@ def test_a_score_needs_its_part_of_the_pair_in_every_candidate(score: str) -> No
         params(model={score: {"enabled": True}}, train={"candidates": candidates}, calibrate={"score": score})
 
 
+def test_a_stitched_peak_needs_a_pair_that_points() -> None:
+    stitched = {"score": "stitched_peak"}
+    with pytest.raises(ConfigError, match=r"'stitched_peak', which needs model\.pointing"):
+        params(train={"objective": "restore"}, calibrate=stitched)
+    made = params(model={"pointing": True}, train={"objective": "restore"}, calibrate=stitched)
+    assert made.calibrate.score == "stitched_peak"
+
+
 def test_a_memory_of_a_trunk_needs_the_trunk() -> None:
     memory = {"memory": {"enabled": True, "features": "self_supervision"}}
     with pytest.raises(ConfigError, match=r"set self_supervision\.enabled to true"):

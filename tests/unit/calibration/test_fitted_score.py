@@ -114,6 +114,21 @@ def test_only_the_named_components_are_weighed() -> None:
         fit_calibration(table, CalibrateSection(score="fitted", components=("memory",)))
 
 
+def test_stitched_peaks_are_weighed_on_images_and_not_on_stamped_patches() -> None:
+    names = ("map_peak", "stitched_peak", "contextual", "latent")
+    normal = {name: random(200, number=n) for n, name in enumerate(names)}
+    anomalous = {name: values[:60] + 3.0 * (name == "stitched_peak") for name, values in normal.items()}
+    by_images = fit_calibration(table_of(normal, anomalous), CalibrateSection(score="fitted"))
+    weights = {c.name: c.weight for c in by_images.weighted}
+    assert weights["stitched_peak"] > 5 * max(w for n, w in weights.items() if n != "stitched_peak")
+
+    alone = stamped(table_of(normal, {}), 4.0)
+    by_patches = fit_calibration(alone, CalibrateSection(score="fitted"))
+    assert "stitched_peak" not in [c.name for c in by_patches.weighted]
+    with pytest.raises(CalibrationError, match="stitched_peak needs anomalous calibration images"):
+        fit_calibration(alone, CalibrateSection(score="fitted", components=("stitched_peak",)))
+
+
 def test_nothing_to_fit_on_and_nothing_to_weigh_are_refused() -> None:
     normal = {name: random(50, number=n) for n, name in enumerate(("map_peak", "contextual", "latent"))}
     table = table_of(normal, {})

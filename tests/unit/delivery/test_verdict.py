@@ -11,11 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.tiny_bundle import PATCH, encoded, grey_image, tiny_calibration, write_tiny_bundle
+from tests.tiny_bundle import MODEL, PATCH, encoded, grey_image, tiny_calibration, write_tiny_bundle
 from vigil.config import PatchSection, ValidateSection
 from vigil.delivery.bundle import Bundle, load_bundle
 from vigil.delivery.verdict import judge, judge_encoded, pixels_of, rejected
+from vigil.images.patches import extract, grid_positions
 from vigil.images.preprocessing import preprocess, scaled_pixels
+from vigil.networks.pair import PairSpec, build_pair, save_pair
+from vigil.scoring.scorer import score_patches
+from vigil.scoring.stitched_peak import stitched_peaks
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,22 @@ def test_a_score_does_not_depend_on_neighbours_or_order(bundle: Bundle) -> None:
     reversed_order = [j.score for j in judge(bundle, images[::-1], batch_size=8)][::-1]
     assert alone == together == reversed_order
     assert len(set(alone)) == 6
+
+
+def test_an_image_scores_the_peak_of_what_its_patches_point_at_together(tmp_path: Path) -> None:
+    model = MODEL.model_copy(update={"pointing": True, "pointing_width": 4})
+    save_pair(tmp_path / "pair", build_pair(PairSpec(channels=1, patch_size_px=32, model=model), 0), {"seed": 0})
+    calibration = tiny_calibration(score="stitched_peak", eta=None)
+    write_tiny_bundle(tmp_path / "bundle", pair=tmp_path / "pair", calibration=calibration)
+    pointing = load_bundle(tmp_path / "bundle")
+    images = [preprocess(grey_image(i, width=40 + 8 * i), PATCH) for i in range(3)]
+    scores = [judged.score for judged in judge(pointing, images, batch_size=8)]
+    for image, score in zip(images, scores, strict=True):
+        positions = grid_positions(*image.shape[:2], PATCH)
+        found = score_patches(pointing.pair, extract(image, positions, PATCH), device="cpu", batch_size=8)
+        assert found.log_odds is not None
+        assert score == stitched_peaks(found.log_odds, positions).max()
+        assert score != found.map_peak.max()
 
 
 def test_maps_have_the_scaled_size_of_their_image(bundle: Bundle) -> None:

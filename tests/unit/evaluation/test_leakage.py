@@ -217,6 +217,18 @@ def test_scores_of_another_pair_than_the_one_that_is_delivered_are_found(clean: 
     assert audit.leaks == ("recorded_scores",)
 
 
+def test_stitched_peaks_that_the_patches_of_their_image_do_not_give_are_found(tmp_path: Path) -> None:
+    model = SPEC.model.model_copy(update={"pointing": True, "pointing_width": 4})
+    whole = run_project(tmp_path, pair=build_pair(SPEC.model_copy(update={"model": model}), 0).eval())
+    assert "recorded_scores" not in audited(whole).leaks
+    test = whole.scores["test"]
+    moved_away = pc.add(test.column("stitched_peak"), 0.01)
+    others = test.set_column(test.column_names.index("stitched_peak"), "stitched_peak", moved_away)
+    audit = audited(dataclasses.replace(whole, scores={**whole.scores, "test": others}))
+    assert "recorded_scores" in audit.leaks
+    assert "stitched_peak of test patches" in audit.checks["recorded_scores"].text
+
+
 # ------------------------------------------------------------------------------------------------------------- splits
 
 

@@ -22,7 +22,7 @@ from vigil.images.shards import PatchShards
 from vigil.networks.memory import Memory
 from vigil.networks.pair import Pair, PairSpec, build_pair, load_pair, save_pair
 from vigil.records import MANIFEST, PATCH_SCORES, SPLIT_TABLE
-from vigil.scoring.scorer import device_of, pair_digest, score_patches, score_split
+from vigil.scoring.scorer import device_of, pair_digest, score_patches, score_split, with_stitched_peaks
 from vigil.seeding import numpy_generator
 
 SPEC = PairSpec(
@@ -187,6 +187,36 @@ def test_score_split_writes_components_in_the_order_of_the_index(pair: Pair, tmp
     stored = np.concatenate([np.load(tmp_path / "maps" / f"bucket-{b:04d}.npy") for b in shards.buckets])
     assert stored.dtype == np.float16
     np.testing.assert_allclose(stored, direct.maps, rtol=1e-3)
+
+
+POINTING = SPEC.model_copy(update={"model": SPEC.model.model_copy(update={"pointing": True, "pointing_width": 4})})
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_score_split_stitches_the_patches_of_each_image_however_batches_cut_it(batch_size: int, tmp_path: Path) -> None:
+    pair = build_pair(POINTING, seed=0)
+    shards = write_split(tmp_path / "raw", tmp_path / "patches", 9)  # two patches each, one half over the other
+    section = ScoreSection(batch_size=batch_size, device="cpu")
+    score_split(pair, shards, tmp_path / "test.parquet", tmp_path / "maps", section)
+    table = PATCH_SCORES.read(tmp_path / "test.parquet").to_pandas()
+    assert table["image_id"].nunique() == 9
+    for _, image in table.groupby("image_id"):
+        positions = image[["y", "x"]].to_numpy()
+        found = score(pair, shards.read(image.index.to_numpy()), batch_size)
+        assert np.array_equal(image["stitched_peak"], with_stitched_peaks(found, [positions]).stitched_peak)
+        assert not np.array_equal(image["stitched_peak"], image["map_peak"])
+        assert np.array_equal(found.alone().stitched_peak, image["map_peak"])
+
+
+def test_images_of_one_batch_are_stitched_apart() -> None:
+    pair, patches = build_pair(POINTING, seed=0), random_patches(5)
+    positions = [np.array([[0, 0], [8, 0], [16, 0]]), np.array([[0, 0], [0, 16]])]
+    together = with_stitched_peaks(score(pair, patches), positions).stitched_peak
+    apart = [with_stitched_peaks(score(pair, p), [own]).stitched_peak
+             for p, own in zip((patches[:3], patches[3:]), positions, strict=True)]  # fmt: skip
+    assert np.array_equal(together, np.concatenate(apart))
+    plain = score(build_pair(SPEC, seed=0), patches)
+    assert with_stitched_peaks(plain, positions).stitched_peak is None
 
 
 def test_a_killed_run_is_continued_and_ends_with_the_bytes_of_a_whole_one(
