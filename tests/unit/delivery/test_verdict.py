@@ -114,7 +114,7 @@ def test_an_image_scores_the_peak_of_what_its_patches_point_at_together(tmp_path
         found = score_patches(pointing.pair, extract(image, positions, PATCH), device="cpu", batch_size=8)
         assert found.log_odds is not None
         assert score == stitched_peaks(found.log_odds, positions).max()
-        assert score != found.map_peak.max()
+        assert abs(score - found.map_peak.max()) > 1e-4  # more than rounding
 
 
 def test_maps_have_the_scaled_size_of_their_image(bundle: Bundle) -> None:
