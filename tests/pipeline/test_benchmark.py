@@ -253,7 +253,7 @@ def test_a_killed_cell_goes_on_where_it_was_and_ends_as_an_uninterrupted_one(
 
 def test_a_switch_beyond_the_paper_runs_on_its_preset(place: Workplace, tmp_path: Path) -> None:
     text = (PROJECT / "presets" / "cifar10-one-class.yaml").read_text()
-    small = {"epochs: 20\n": "epochs: 1\n", "width: 64": "width: 8", "fitted_patches: 4000": "fitted_patches: 50"}
+    small = {"epochs: 30\n": "epochs: 1\n", "width: 64": "width: 8", "fitted_patches: 4000": "fitted_patches: 50"}
     for old, new in small.items():
         assert old in text
         text = text.replace(old, new)
