@@ -195,9 +195,8 @@ POINTING = SPEC.model_copy(update={"model": SPEC.model.model_copy(update={"point
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_score_split_stitches_the_patches_of_each_image_however_batches_cut_it(batch_size: int, tmp_path: Path) -> None:
     pair = build_pair(POINTING, seed=0)
-    shards = write_split(
-        tmp_path / "raw", tmp_path / "patches", 9, stride_px=16
-    )  # two patches each, one half over the other
+    # Two patches each, one half over the other.
+    shards = write_split(tmp_path / "raw", tmp_path / "patches", 9, stride_px=16)
     section = ScoreSection(batch_size=batch_size, device="cpu")
     score_split(pair, shards, tmp_path / "test.parquet", tmp_path / "maps", section)
     table = PATCH_SCORES.read(tmp_path / "test.parquet").to_pandas()
@@ -215,8 +214,8 @@ def test_images_of_one_batch_are_stitched_apart() -> None:
     pair, patches = build_pair(POINTING, seed=0), random_patches(5)
     positions = [np.array([[0, 0], [8, 0], [16, 0]]), np.array([[0, 0], [0, 16]])]
     together = with_stitched_peaks(score(pair, patches), positions).stitched_peak
-    apart = [with_stitched_peaks(score(pair, p), [own]).stitched_peak
-             for p, own in zip((patches[:3], patches[3:]), positions, strict=True)]  # fmt: skip
+    of_images = zip((patches[:3], patches[3:]), positions, strict=True)
+    apart = [with_stitched_peaks(score(pair, own), [places]).stitched_peak for own, places in of_images]
     assert np.array_equal(together, np.concatenate(apart))
     plain = score(build_pair(SPEC, seed=0), patches)
     assert with_stitched_peaks(plain, positions).stitched_peak is None
