@@ -47,6 +47,7 @@ TINY = Budget(
     looks=3,
 )
 FROG = Task("cifar10", "frog", "one_class_anomalous")
+SWITCHES = ("beyond", "beyond_turns")
 
 
 @pytest.fixture(scope="session")
@@ -260,14 +261,22 @@ def test_a_switch_beyond_the_paper_runs_on_its_preset(place: Workplace, tmp_path
     (tmp_path / "cifar10-one-class.yaml").write_text(text)
     here = dataclasses.replace(place, presets=tmp_path)
     task = Task("cifar10", "frog", "one_class_normal")
-    whole, turns = (make_cell(here, Cell(task, 0, name, "cpu")) for name in ("beyond", "beyond_turns"))
+    whole = make_cell(here, Cell(task, 0, SWITCHES[0], "cpu"))
+    (trained,) = here.out.glob("trained/*/")
+    with locked(trained):  # another process is at it
+        assert make_cell(here, Cell(task, 0, SWITCHES[1], "cpu")) is None
+    turns = make_cell(here, Cell(task, 0, SWITCHES[1], "cpu"))
     assert whole is not None
     assert turns is not None
     assert (whole.error, turns.error) == (None, None)
     params = parse_params(read_json(here.out / "cells" / Cell(task, 0, "beyond", "cpu").name / "params.json"))
     assert (params.calibrate.score, params.data.held_class) == ("memory", "frog")  # type: ignore[union-attr]
-    # The two differ in the score alone, so they stand on one training and its losses are the same.
+    # The two differ in the score alone, so that they share one training.
     assert whole.measured["auroc"]["value"] != turns.measured["auroc"]["value"]
+    assert len(list(here.out.glob("trained/*/checkpoint-*"))) == 1
     assert whole.spent["images_seen"] == turns.spent["images_seen"]
+    assert turns.spent["seconds"]["train"] > whole.spent["seconds"]["train"]  # and its own fit of the memory
+    losses = [here.out / "cells" / Cell(task, 0, name, "cpu").name / "reports/losses.csv" for name in SWITCHES]
+    assert losses[0].read_bytes() == losses[1].read_bytes()
     assert whole.spent["seconds"]["score_ms_per_patch"] > 0
     assert whole.measured["leaks"] == []

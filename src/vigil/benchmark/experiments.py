@@ -425,9 +425,10 @@ _COST = (
 )
 _BEYOND_ABOUT = (
     "Each row is the preset of the data set with one thing changed; the first row is the preset itself. The epochs "
-    "stand above each table: a third of the preset's own with `--budget cpu` (all of them on CIFAR-10). Rows that "
-    "change the score alone are trained again all the same. The seed decides the split, too. Times are wall times of a "
-    "machine that other work may have shared.",
+    "stand above each table; with `--budget cpu` they are a third of the preset's own on X-ray scans, a ninth on "
+    "objects and surfaces, all of them on CIFAR-10. Rows that differ in the score alone share one training, and each "
+    "names its seconds. The seed decides the split, too. Times are wall times of a machine that other work may have "
+    "shared.",
 )
 
 

@@ -3,6 +3,7 @@
 <out>/raw/<data set>/                     imported or generated images
       prepared/<digest>/                  raw to start: what all systems of a task and seed share
       cells/<cell>/                       a project folder: params.json, data/ (links), models/, reports/
+      trained/<digest>/                   the last checkpoint of a training, for the rows that share it
       records/<cell>.json                 the cell's record; where it lies, the cell is done
 """
 
@@ -25,11 +26,14 @@ from vigil.benchmark.cells import Cell, Record, failed, finished, read_record, w
 from vigil.benchmark.locks import locked
 from vigil.benchmark.raw_data import GENERATED, RawData
 from vigil.benchmark.settings import BUDGETS, RAW, Budget, Budgets, budget_of, params_of, settings_of
-from vigil.config import Params
+from vigil.benchmark.systems import is_beyond
+from vigil.config import Params, candidate_sections
 from vigil.errors import RegistryError
 from vigil.files import digest_json, read_json, write_json
 from vigil.images.shards import PatchShards
+from vigil.networks.pair import PairSpec
 from vigil.stages import layout
+from vigil.training.plan import make_plan
 
 _log = logging.getLogger(__name__)
 
@@ -103,7 +107,8 @@ def is_outdated(place: Workplace, cell: Cell, record: Record) -> bool:
 def make_cell(place: Workplace, cell: Cell, announce: Announce = announced_to_nobody) -> Record | None:
     """The cell's record; made now if it is not there, resumed if a killed run began it.
 
-    A failure becomes a record, too, and is tried again by the next run. None where another process is making the cell.
+    A failure becomes a record, too, and is tried again by the next run. None where another process is making the cell,
+    or trains what the cell shares with another.
 
     Raises:
         RegistryError: The MLflow store does not answer; then no cell can be recorded.
@@ -116,6 +121,8 @@ def make_cell(place: Workplace, cell: Cell, announce: Announce = announced_to_no
         identity = settings_digest(place, cell)
         try:
             record = _made(place, cell, identity, announce)
+            if record is None:
+                return None
             write_record(place.out, cell, record)
             if not place.keep:
                 _tidy(place.out / "cells" / cell.name)
@@ -128,33 +135,61 @@ def make_cell(place: Workplace, cell: Cell, announce: Announce = announced_to_no
         return record
 
 
-def _made(place: Workplace, cell: Cell, identity: str, announce: Announce) -> Record:
+def _made(place: Workplace, cell: Cell, identity: str, announce: Announce) -> Record | None:
     settings, budget = place.settings(cell), place.budget(cell)
     prepared = prepare(place, cell, settings)
     train_patches = len(PatchShards.open(prepared / layout.PATCHES["train"]))
     params = params_of(settings, budget, train_patches, place.register)
     folder = place.out / "cells" / cell.name
     done = _begin(folder, params, prepared)
-    with contextlib.chdir(folder), announce(cell, params) as announced:
-        looks = measures.Looks(Path("looks")) if measures.is_released(cell) else None
-        for name in MEASURING:
-            if name in done:
-                continue
+    with contextlib.ExitStack() as until_trained, contextlib.chdir(folder):
+        shared = _shared_training(place, params) if is_beyond(cell.system) and "train" not in done else None
+        if shared is not None and not until_trained.enter_context(locked(shared)):
+            return None
+        with announce(cell, params) as announced:
+            looks = measures.Looks(Path("looks")) if measures.is_released(cell) else None
+            for name in MEASURING:
+                if name in done:
+                    continue
+                start = time.monotonic()
+                if name == "train" and looks is not None:
+                    looks.train(params)
+                run_stage(name, params)
+                done[name] = round(time.monotonic() - start, 2)
+                if name == "train":
+                    announced.trained()
+                    if shared is not None:
+                        done[name] += _seconds_before(shared, done[name])
+                    until_trained.close()
+                write_json(Path(_DONE), done)
             start = time.monotonic()
-            if name == "train" and looks is not None:
-                looks.train(params)
-            run_stage(name, params)
-            if name == "train":
-                announced.trained()
-            done[name] = round(time.monotonic() - start, 2)
-            write_json(Path(_DONE), done)
-        start = time.monotonic()
-        measured = measures.collect(params, looks)
-        done["further_measures"] = round(time.monotonic() - start, 2)
-        spent = measures.spent(params, done)
-        record = finished(cell, identity, measured, spent)
-        announced.done(record)
-    return record
+            measured = measures.collect(params, looks)
+            done["further_measures"] = round(time.monotonic() - start, 2)
+            spent = measures.spent(params, done)
+            record = finished(cell, identity, measured, spent)
+            announced.done(record)
+            return record
+
+
+def _shared_training(place: Workplace, params: Params) -> Path:
+    """The folder of the training of the cell in the working directory, where rows with the same training find it; the
+    train stage, which looks for checkpoints below its own folder, is led there by a link."""
+    (candidate,) = params.train.candidates
+    model, train = candidate_sections(params.model, params.train, candidate)
+    spec = PairSpec(channels=params.patch.channels, patch_size_px=params.patch.patch_size_px, model=model)
+    trained = place.out / "trained"
+    trained.mkdir(parents=True, exist_ok=True)
+    _link(layout.WORK / "train" / candidate.name, trained)
+    return make_plan(spec, train, candidate.seed, PatchShards.open(layout.PATCHES["train"]), trained).folder
+
+
+def _seconds_before(shared: Path, seconds: float) -> float:
+    """What the training took when another row made it, 0 where this one did; `seconds` are this row's own."""
+    known = shared / "seconds.json"
+    if known.is_file():
+        return float(read_json(known)["train"])
+    write_json(known, {"train": seconds})
+    return 0.0
 
 
 def _begin(folder: Path, params: Params, prepared: Path) -> dict[str, float]:

@@ -23,6 +23,8 @@ from vigil.training.rehearsal import WarmStart, rehearsed_per_batch
 
 Accelerator = Literal["cpu", "cuda"]
 Precision = Literal["32-true", "bf16-mixed"]
+_READ_WHEN_TRAINED = {"memory", "pointing_views"}
+"""Keys of `model` that no weight depends on: the memory is fitted, and views are averaged, when training is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def make_plan(
     if train.teacher is not None:
         settings["teacher"] = {"weight": train.teacher.weight}
     run = {
-        "spec": spec.model_dump(mode="json"),
+        "spec": spec.model_dump(mode="json", exclude={"model": _READ_WHEN_TRAINED}),
         "train": settings | {"device": accelerator, "precision": precision},
         "seed": seed,
         "data": patches.digest,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.unit.training.make_patches import SPEC, train_section, write_patches
-from vigil.config import SelfSupervisionSection
+from vigil.config import LossWeights, MemorySection, SelfSupervisionSection
 from vigil.errors import CheckpointError, ConfigError, TrainingDiverged
 from vigil.images.shards import PatchShards
 from vigil.training import loop
@@ -76,6 +76,17 @@ def stop_after(monkeypatch):
 def weights(pair):
     networks = {"generator": pair.generator, "discriminator": pair.discriminator}
     return {f"{n}.{k}": t for n, network in networks.items() for k, t in network.state_dict().items()}
+
+
+def test_weights_do_not_depend_on_what_is_read_of_a_trained_pair_alone(patches, tmp_path):
+    model = POINTING_ALONE.model.model_copy(update={"pointing_views": 4, "memory": MemorySection(enabled=True)})
+    train = train_section(objective="restore", weights=LossWeights(pointing=1.0))
+    plain, remembering = (
+        train_candidate(spec, train, 7, patches, tmp_path / name, MemoryRecorder())
+        for name, spec in (("plain", POINTING_ALONE), ("more", POINTING_ALONE.model_copy(update={"model": model})))
+    )
+    assert (plain.has_memory, remembering.has_memory) == (False, True)
+    assert_same_weights(plain, remembering)
 
 
 def moving(pair):

@@ -35,6 +35,18 @@ def test_runs_are_named_by_what_fixes_their_weights(patches, tmp_path):
     assert len({name(), *others}) == 5
 
 
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [({"memory": {"enabled": True}}, True), ({"pointing_views": 4}, True), ({"pointing": True}, False)],
+)
+def test_what_is_read_of_a_trained_pair_alone_does_not_name_the_run(patches, tmp_path, changed, same):
+    model = SPEC.model.model_dump() | changed
+    other = SPEC.model_validate(SPEC.model_dump() | {"model": model})
+    train = train_section(objective="restore")
+    runs = [make_plan(spec, train, 0, patches, tmp_path).folder for spec in (SPEC, other)]
+    assert (runs[0] == runs[1]) is same
+
+
 def test_changed_code_makes_another_run(tmp_path):
     package = shutil.copytree(Path(vigil.__file__).parent, tmp_path / "vigil", ignore=shutil.ignore_patterns("*.pyc"))
     before = code_digest(package)
