@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 from tests.benchmark.page import machine, written
 from tests.benchmark.rounds import ROUNDS, in_rounds, ratios
 from vigil.config import ModelSection, TrainSection
+from vigil.networks.dense_skip_gan import DenseSkipGan
 from vigil.networks.pair import PairSpec, build_pair
 from vigil.scoring.scorer import score_patches
 from vigil.training.steps import discriminator_step, generator_step, make_players
@@ -54,6 +55,7 @@ def training_step(model: ModelSection, precision: str, batch: int, size: int) ->
     fabric = Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
     train = TrainSection()
     pair = build_pair(PairSpec(channels=3, patch_size_px=size, model=model), 0)  # type: ignore[arg-type]
+    assert isinstance(pair, DenseSkipGan)
     for network in (pair.generator, pair.discriminator):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     players = make_players(pair, train)

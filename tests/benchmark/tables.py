@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,10 +31,10 @@ def write_manifest(path: Path, images: int) -> None:
             names = [_name(number) for number in numbers]
             values = np.random.default_rng(start).uniform(80, 120, len(names)).astype(np.float32)
             anomalous = [number % 10 == 0 for number in numbers]
-            constant = {"offset": None, "bytes": 50_000, "width": _SIDE, "height": _SIDE, "mode": "RGB"}
+            constant: dict[str, Any] = {"offset": None, "bytes": 50_000, "width": _SIDE, "height": _SIDE, "mode": "RGB"}
             constant |= {"official_split": None, "mask_path": None, "mask_pixels": None, "boxes": []}
             constant |= {"fault": None, "fault_of": None}
-            columns = {name: [value] * len(names) for name, value in constant.items()}
+            columns: dict[str, list[Any]] = {name: [value] * len(names) for name, value in constant.items()}
             columns |= {"image_id": names, "path": names, "group": names, "brightness": values.tolist()}
             columns |= {
                 "sha256": [f"{number * 0x9E3779B97F4A7C15 % 2**64:016x}{number:048x}" for number in numbers],
@@ -57,8 +58,8 @@ def write_patches(folders: Mapping[str, Path], splits: Path, images: int) -> Non
         for split in SPLITS:
             for start in range(numbers[split].start, numbers[split].stop, _ROWS):
                 names = [_name(n) for n in range(start, min(start + _ROWS, numbers[split].stop))]
-                constant = {"split": split, "label": 0, "kind": "normal"}
-                columns = {name: [value] * len(names) for name, value in constant.items()}
+                constant: dict[str, Any] = {"split": split, "label": 0, "kind": "normal"}
+                columns: dict[str, list[Any]] = {name: [value] * len(names) for name, value in constant.items()}
                 columns |= {"image_id": names, "group": names}
                 yield pa.table({n: columns[n] for n in SPLIT_TABLE.schema.names}, schema=SPLIT_TABLE.schema)
 
@@ -74,9 +75,15 @@ def _index(folder: Path, numbers: range) -> Iterator[pa.Table]:
         ids = [name for name in names for _ in _CORNERS]
         shape = (len(ids), _PATCH, _PATCH, 3)
         np.lib.format.open_memmap(bucket_file(folder, bucket, PATCHES), "w+", np.uint8, shape)
-        constant = {"bucket": bucket, "source": "grid", "image_height": _SIDE, "image_width": _SIDE, "label": 0}
+        constant: dict[str, Any] = {
+            "bucket": bucket,
+            "source": "grid",
+            "image_height": _SIDE,
+            "image_width": _SIDE,
+            "label": 0,
+        }
         constant |= {"overlap": 0.0, "image_label": 0, "kind": "normal"}
-        columns = {name: [value] * len(ids) for name, value in constant.items()}
+        columns: dict[str, list[Any]] = {name: [value] * len(ids) for name, value in constant.items()}
         columns |= {
             "patch_id": [f"{name}@{y},{x}" for name in names for y, x in _CORNERS],
             "image_id": ids,

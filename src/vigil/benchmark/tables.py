@@ -57,12 +57,12 @@ class Results:
 
     def why_missing(self, task: Task, seed: int, system: str) -> str:
         """Why there is no finished cell."""
-        record = self.records.get(Cell(task, seed, system, self.budget))
+        cell = Cell(task, seed, system, self.budget)
         if task in self.absent:
             return self.absent[task]
-        if record is not None:
-            return f"failed: {record.error}"
-        return OUTDATED if Cell(task, seed, system, self.budget) in self.outdated else NOT_RUN
+        if cell in self.records:
+            return f"failed: {self.records[cell].error}"
+        return OUTDATED if cell in self.outdated else NOT_RUN
 
 
 @dataclass(frozen=True, slots=True)
