@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vigil.benchmark.cells import BudgetName, Cell, Record, read_records, record_path
 from vigil.benchmark.experiments import Experiment, ExperimentName, experiment
-from vigil.benchmark.figures import write_figures
+from vigil.benchmark.figures import write_curves, write_figures
 from vigil.benchmark.locks import locked
 from vigil.benchmark.raw_data import RawData
 from vigil.benchmark.running import Announced, Workplace, is_outdated, make_cell, needs_making
@@ -159,8 +159,12 @@ def write_results(options: Options) -> list[Path]:
     stem = f"{options.name}-{options.budget}"
     written = [options.out / f"{stem}.md", options.out / f"{stem}.csv"]
     text = markdown(results)
+    plots: list[Path] = []
     if options.name == "figures":
         plots = write_figures(results, place.out / "cells", options.out)
+    elif options.name.startswith("beyond-"):
+        plots = write_curves(results, options.out)
+    if plots:
         text += "".join(f"\n![{path.stem}]({path.name})\n" for path in plots)
         written += plots
     write_text(written[0], text)

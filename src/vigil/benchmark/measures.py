@@ -47,6 +47,8 @@ _RELEASED_BATCH = 64
 _SETTLING = ("contextual_loss", "self_supervised_loss")
 """Losses that fall to a level and stay there; adversarial ones do not."""
 _CONVERGED_WITHIN = 0.05
+FALSE_POSITIVE_RATES = np.arange(101) / 100
+"""At which a record keeps the recall."""
 
 
 def collect(params: Params, looks: Looks | None) -> dict[str, Any]:
@@ -69,9 +71,33 @@ def collect(params: Params, looks: Looks | None) -> dict[str, Any]:
         "mask_cropped": mask_cropped(params, load_pair(layout.PAIR)[0], calibration),
         "released": None if looks is None else looks.released(params),
         "epochs_to_converge": epochs_to_converge(params, layout.LOSSES),
+        "roc": recall_by_fpr(layout.ROC),
+        "losses": losses_by_images(layout.LOSSES),
         "leaks": audit["leaks"],
         "shortcuts": {name: row["auroc"] for name, row in audit["findings"].items()},
     }
+
+
+def recall_by_fpr(roc: Path) -> list[float] | None:
+    """The highest recall at a false-positive rate of at most 0, .01, ... 1, of a file that the evaluation wrote; None
+    where the test split has images of one label only."""
+    with roc.open(newline="") as file:
+        points = [(float(row["fpr"]), float(row["recall"])) for row in csv.DictReader(file)]
+    if not points:
+        return None
+    fpr, recall = np.array(points).T
+    last = np.searchsorted(fpr, FALSE_POSITIVE_RATES + 1e-9, side="right") - 1
+    return [round(float(value), 4) for value in recall[last]]
+
+
+def losses_by_images(losses: Path) -> list[dict[str, float]]:
+    """The intervals of the cell's one candidate: images seen, and the losses that it has."""
+    with losses.open(newline="") as file:
+        rows = [
+            {name: float(text) for name, text in row.items() if name != "candidate"} for row in csv.DictReader(file)
+        ]
+    kept = [name for name in rows[0] if name.endswith("_loss") and any(row[name] for row in rows)]
+    return [{name: round(row[name], 6) for name in ("images_seen", *kept)} for row in rows]
 
 
 def spent(params: Params, seconds: dict[str, float]) -> dict[str, Any]:

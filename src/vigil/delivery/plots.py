@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -33,15 +33,18 @@ _DASHES = ("-", "--", "-.", ":")
 
 
 def roc_plot(
-    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], operating_point: tuple[float, float] | None = None
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    operating_point: tuple[float, float] | None = None,
+    legend: Literal["inside", "beside"] = "inside",
 ) -> str:
     """Recall over false-positive rate, as in figure 7 of arXiv 2211.13808; one line per entry.
 
     Args:
         curves: Label -> (false-positive rates, recalls), both [N] in [0, 1] and ascending.
         operating_point: (false-positive rate, recall) at the threshold in use.
+        legend: Beside the plot where many curves have long names.
     """
-    figure, (axes,) = _figure(1, 5.2, 4.6)
+    figure, (axes,) = _figure(1, 5.2 if legend == "inside" else 9.4, 4.6)
     axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=":", label="chance (0.5)")
     for number, (label, (fpr, recall)) in enumerate(curves.items()):
         axes.plot(
@@ -55,7 +58,10 @@ def roc_plot(
     if operating_point is not None:
         axes.plot(*operating_point, "o", color=_INK, markersize=6, label="at the threshold")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="False-positive rate", ylabel="Recall", aspect="equal")
-    axes.legend(loc="lower right", frameon=False, labelcolor=_INK, fontsize=9)
+    place: dict[str, Any] = {"loc": "lower right"}
+    if legend == "beside":
+        place = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
+    axes.legend(**place, frameon=False, labelcolor=_INK, fontsize=9)
     return _svg(figure, "roc", "ROC curve: recall over false-positive rate, for " + ", ".join(curves))
 
 

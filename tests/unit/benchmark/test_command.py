@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.unit.benchmark.planted import finished
 from vigil.benchmark.cells import Cell, Task, write_record
 from vigil.benchmark.experiments import experiment
-from vigil.benchmark.figures import write_figures
+from vigil.benchmark.figures import write_curves, write_figures
 from vigil.benchmark.raw_data import RawData
 from vigil.benchmark.running import Workplace, settings_digest
 from vigil.benchmark.systems import PAIR
@@ -136,3 +137,28 @@ def test_figures_are_drawn_of_what_is_there(tmp_path: Path) -> None:
     assert [path.name for path in written] == ["figure6-baggage-all-cpu.svg", "figure7-baggage-cpu.svg"]
     assert "normal (2 images)" in written[0].read_text().lower()
     assert "simulated baggage" in written[1].read_text()
+
+
+def test_curves_are_drawn_of_records_alone(tmp_path: Path) -> None:
+    (tmp_path / "data" / "mvtec" / "bottle" / "train" / "good").mkdir(parents=True)
+    made = experiment("beyond-parts", RawData(tmp_path / "data", tmp_path))
+    task = Task("magnetic_tile", "all")
+    low, high, losses = [0.0] * 101, [1.0] * 101, [{"images_seen": 4.0, "pointing_loss": 0.5}]
+    records = {
+        Cell(task, seed, "beyond", "cpu"): finished(Cell(task, seed, "beyond", "cpu"), 0.5, roc=roc, losses=losses)
+        for seed, roc in ((0, low), (1, high))
+    }
+    without = Cell(task, 0, "beyond_copies", "cpu")  # made before records had curves
+    results = Results(made, 2, "cpu", {**records, without: finished(without, 0.5)}, {}, "command")
+    roc, training = write_curves(results, tmp_path / "plots")
+    assert [path.name for path in (roc, training)] == [
+        "beyond-roc-magnetic_tile-all-cpu.svg",
+        "beyond-losses-magnetic_tile-all-cpu.svg",
+    ]
+    text = roc.read_text()
+    assert "all together: the preset (2)" in text
+    assert "paper" not in text
+    line = re.findall(r'<path d="(M [^"]*)"[^>]*stroke: #0072b2', text)[0]
+    heights = {point.split()[1] for point in re.split("[ML]", line) if point.strip()}
+    assert len(heights) == 1  # half of the anomalies at every rate: the mean of none and all
+    assert "seed 1" in training.read_text()

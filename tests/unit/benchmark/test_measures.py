@@ -9,7 +9,13 @@ import pytest
 
 from tests.raw_set import RawSet
 from vigil.benchmark.cells import Cell, Record, Task, failed, read_record, record_path, write_record
-from vigil.benchmark.measures import _same_places, epochs_to_converge
+from vigil.benchmark.measures import (
+    FALSE_POSITIVE_RATES,
+    _same_places,
+    epochs_to_converge,
+    losses_by_images,
+    recall_by_fpr,
+)
 from vigil.config import parse_params
 from vigil.delivery.mlflow_benchmark import numbers
 from vigil.errors import DataError, TrainingDiverged
@@ -87,3 +93,22 @@ def test_a_record_holds_no_number_that_is_none(tmp_path: Path) -> None:
 def test_numbers_for_mlflow_have_dotted_names() -> None:
     values = {"a": {"b": 1, "gun+knife": 0.5}, "c": None, "d": "text", "e": True, "f": float("inf")}
     assert numbers(values) == {"a.b": 1.0, "a.gun.knife": 0.5}
+
+
+def test_the_curve_of_a_record_never_promises_recall_at_a_rate_below(tmp_path: Path) -> None:
+    (tmp_path / "roc.csv").write_text("fpr,recall\n0.0,0.0\n0.0,0.25\n0.05,0.5\n0.055,0.75\n1.0,1.0\n")
+    curve = recall_by_fpr(tmp_path / "roc.csv")
+    assert curve is not None
+    assert len(curve) == len(FALSE_POSITIVE_RATES) == 101
+    assert [curve[k] for k in (0, 4, 5, 6, 99, 100)] == [0.25, 0.25, 0.5, 0.75, 0.75, 1.0]
+    (tmp_path / "roc.csv").write_text("fpr,recall\n")
+    assert recall_by_fpr(tmp_path / "roc.csv") is None
+
+
+def test_a_record_keeps_the_losses_that_there_are(tmp_path: Path) -> None:
+    rows = "candidate,images_seen,latent_loss,pointing_loss,generator_gradient_norm"
+    (tmp_path / "losses.csv").write_text(f"{rows}\nseed-0,8,0.0,0.5,1.0\nseed-0,16,0.0,0.25,1.0\n")
+    assert losses_by_images(tmp_path / "losses.csv") == [
+        {"images_seen": 8.0, "pointing_loss": 0.5},
+        {"images_seen": 16.0, "pointing_loss": 0.25},
+    ]
