@@ -275,7 +275,7 @@ def test_a_switch_beyond_the_paper_runs_on_its_preset(place: Workplace, tmp_path
     assert whole.measured["auroc"]["value"] != turns.measured["auroc"]["value"]
     assert len(list(here.out.glob("trained/*/checkpoint-*"))) == 1
     assert whole.spent["images_seen"] == turns.spent["images_seen"]
-    assert turns.spent["seconds"]["train"] > whole.spent["seconds"]["train"]  # and its own fit of the memory
+    assert turns.spent["seconds"]["train"] == whole.spent["seconds"]["train"]
     losses = [here.out / "cells" / Cell(task, 0, name, "cpu").name / "reports/losses.csv" for name in SWITCHES]
     assert losses[0].read_bytes() == losses[1].read_bytes()
     assert whole.spent["seconds"]["score_ms_per_patch"] > 0

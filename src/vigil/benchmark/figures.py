@@ -4,6 +4,7 @@ their records."""
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from vigil.files import write_text
 from vigil.stages import layout
 
 Scores = NDArray[np.float64]
+_LEGEND_CHARACTERS = 40
+"""A line of the legend; more are cut off in browsers whose letters are wider than matplotlib's."""
 
 
 def write_figures(results: Results, cells: Path, folder: Path) -> list[Path]:
@@ -75,7 +78,8 @@ def write_curves(results: Results, folder: Path) -> list[Path]:
         for system in results.experiment.systems:
             recalls = list(_by_seed(results, task, system.name, "roc").values())
             if recalls:
-                curves[f"{system.label} ({len(recalls)})"] = (FALSE_POSITIVE_RATES, np.mean(recalls, axis=0))
+                name = fill(f"{system.label} ({len(recalls)})", _LEGEND_CHARACTERS)
+                curves[name] = (FALSE_POSITIVE_RATES, np.mean(recalls, axis=0))
         if curves:
             written.append(folder / f"beyond-roc-{task.name}-{results.budget}.svg")
             write_text(written[-1], roc_plot(curves, legend="beside"))

@@ -159,7 +159,7 @@ def _made(place: Workplace, cell: Cell, identity: str, announce: Announce) -> Re
                 if name == "train":
                     announced.trained()
                     if shared is not None:
-                        done[name] += _seconds_before(shared, done[name])
+                        done[name] = _seconds_of(shared, done[name])
                     until_trained.close()
                 write_json(Path(_DONE), done)
             start = time.monotonic()
@@ -183,13 +183,12 @@ def _shared_training(place: Workplace, params: Params) -> Path:
     return make_plan(spec, train, candidate.seed, PatchShards.open(layout.PATCHES["train"]), trained).folder
 
 
-def _seconds_before(shared: Path, seconds: float) -> float:
-    """What the training took when another row made it, 0 where this one did; `seconds` are this row's own."""
+def _seconds_of(shared: Path, seconds: float) -> float:
+    """What the stage took the row that trained, which is this one where no other did; `seconds` are this row's own."""
     known = shared / "seconds.json"
-    if known.is_file():
-        return float(read_json(known)["train"])
-    write_json(known, {"train": seconds})
-    return 0.0
+    if not known.is_file():
+        write_json(known, {"train": seconds})
+    return float(read_json(known)["train"])
 
 
 def _begin(folder: Path, params: Params, prepared: Path) -> dict[str, float]:
