@@ -23,7 +23,7 @@ from vigil.benchmark.cells import Cell, Record, Task, read_record, record_path
 from vigil.benchmark.command import Options, planned, run_benchmark
 from vigil.benchmark.locks import locked
 from vigil.benchmark.raw_data import RawData
-from vigil.benchmark.running import Workplace, make_cell, needs_making, prepare
+from vigil.benchmark.running import Workplace, make_cell, needs_making, prepare, remove_trainings
 from vigil.benchmark.settings import Budget
 from vigil.config import RegisterSection, parse_params
 from vigil.delivery.mlflow_tracking import experiment_id, open_store
@@ -280,3 +280,10 @@ def test_a_switch_beyond_the_paper_runs_on_its_preset(place: Workplace, tmp_path
     assert losses[0].read_bytes() == losses[1].read_bytes()
     assert whole.spent["seconds"]["score_ms_per_patch"] > 0
     assert whole.measured["leaks"] == []
+
+    # The checkpoints go when nothing is left to make, unless someone is at them.
+    with locked(trained):
+        remove_trainings(here)
+    assert trained.is_dir()
+    remove_trainings(here)
+    assert not trained.exists()

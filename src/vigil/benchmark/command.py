@@ -14,7 +14,14 @@ from vigil.benchmark.experiments import Experiment, ExperimentName, experiment
 from vigil.benchmark.figures import write_curves, write_figures
 from vigil.benchmark.locks import locked
 from vigil.benchmark.raw_data import RawData
-from vigil.benchmark.running import Announced, Workplace, is_outdated, make_cell, needs_making
+from vigil.benchmark.running import (
+    Announced,
+    Workplace,
+    is_outdated,
+    make_cell,
+    needs_making,
+    remove_trainings,
+)
 from vigil.benchmark.settings import BUDGETS, Budgets
 from vigil.benchmark.tables import Results, csv_text, markdown
 from vigil.benchmark.what_holds import what_holds
@@ -101,6 +108,8 @@ def run_benchmark(options: Options) -> Outcome:
                 with tracked.cell(cell.name, record.cell) as run:
                     run.log(record.measured)
     failed = {cell: record.error or "" for cell, record in made.items() if record.status == "failed"}
+    if not failed and not options.keep:
+        remove_trainings(place)
     _log.info("%s: %d of %d cells finished", wanted.title, len(cells) - len(failed), len(cells))
     return Outcome(tuple(written), failed)
 

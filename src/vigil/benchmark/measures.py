@@ -86,18 +86,22 @@ def recall_by_fpr(roc: Path) -> list[float] | None:
     if not points:
         return None
     fpr, recall = np.array(points).T
-    last = np.searchsorted(fpr, FALSE_POSITIVE_RATES + 1e-9, side="right") - 1
+    grid = FALSE_POSITIVE_RATES + 1e-9  # a rate of .05 may be written a little above it
+    last = np.searchsorted(fpr, grid, side="right") - 1
     return [round(float(value), 4) for value in recall[last]]
 
 
 def losses_by_images(losses: Path) -> list[dict[str, float]]:
     """The intervals of the cell's one candidate: images seen, and the losses that it has."""
-    with losses.open(newline="") as file:
-        rows = [
-            {name: float(text) for name, text in row.items() if name != "candidate"} for row in csv.DictReader(file)
-        ]
+    rows = _intervals(losses)
     kept = [name for name in rows[0] if name.endswith("_loss") and any(row[name] for row in rows)]
     return [{name: round(row[name], 6) for name in ("images_seen", *kept)} for row in rows]
+
+
+def _intervals(losses: Path) -> list[dict[str, float]]:
+    with losses.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: float(text) for name, text in row.items() if name != "candidate"} for row in rows]
 
 
 def spent(params: Params, seconds: dict[str, float]) -> dict[str, Any]:
@@ -141,9 +145,8 @@ def epochs_to_converge(params: Params, losses: Path) -> float | None:
     The loss is the contextual one or, of Patch-SVDD, the self-supervised one. The paper says "converges" and not by
     what rule.
     """
-    with losses.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    columns = (np.array([float(row[name]) for row in rows]) for name in _SETTLING)
+    rows = _intervals(losses)
+    columns = (np.array([row[name] for row in rows]) for name in _SETTLING)
     loss = next((values for values in columns if values.any()), None)
     if loss is None:
         return None
@@ -151,8 +154,7 @@ def epochs_to_converge(params: Params, losses: Path) -> float | None:
     first = len(loss) - int(np.argmin(near[::-1])) if not near.all() else 0
     if first >= len(loss) - 1:
         return None
-    total = float(rows[-1]["images_seen"])
-    return params.train.epochs * float(rows[first]["images_seen"]) / total
+    return params.train.epochs * rows[first]["images_seen"] / rows[-1]["images_seen"]
 
 
 # ------------------------------------------------------------------------------------------------------- mask-cropped

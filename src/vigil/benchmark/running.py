@@ -3,7 +3,8 @@
 <out>/raw/<data set>/                     imported or generated images
       prepared/<digest>/                  raw to start: what all systems of a task and seed share
       cells/<cell>/                       a project folder: params.json, data/ (links), models/, reports/
-      trained/<digest>/                   the last checkpoint of a training, for the rows that share it
+      trained/<digest>/                   the last checkpoint of a training, for the rows that share it; gone when an
+                                          experiment has no cell left to make
       records/<cell>.json                 the cell's record; where it lies, the cell is done
 """
 
@@ -189,6 +190,14 @@ def _seconds_of(shared: Path, seconds: float) -> float:
     if not known.is_file():
         write_json(known, {"train": seconds})
     return float(read_json(known)["train"])
+
+
+def remove_trainings(place: Workplace) -> None:
+    """Removes the checkpoints that rows shared, but for those that another process is at."""
+    for folder in (place.out / "trained").glob("*/"):
+        with locked(folder) as free:
+            if free:
+                shutil.rmtree(folder)
 
 
 def _begin(folder: Path, params: Params, prepared: Path) -> dict[str, float]:

@@ -137,6 +137,7 @@ def test_figures_are_drawn_of_what_is_there(tmp_path: Path) -> None:
     assert [path.name for path in written] == ["figure6-baggage-all-cpu.svg", "figure7-baggage-cpu.svg"]
     assert "normal (2 images)" in written[0].read_text().lower()
     assert "simulated baggage" in written[1].read_text()
+    assert write_figures(results, tmp_path / "elsewhere", tmp_path / "plots") == []  # records alone, copied
 
 
 def test_curves_are_drawn_of_records_alone(tmp_path: Path) -> None:

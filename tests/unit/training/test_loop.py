@@ -78,17 +78,6 @@ def weights(pair):
     return {f"{n}.{k}": t for n, network in networks.items() for k, t in network.state_dict().items()}
 
 
-def test_weights_do_not_depend_on_what_is_read_of_a_trained_pair_alone(patches, tmp_path):
-    model = POINTING_ALONE.model.model_copy(update={"pointing_views": 4, "memory": MemorySection(enabled=True)})
-    train = train_section(objective="restore", weights=LossWeights(pointing=1.0))
-    plain, remembering = (
-        train_candidate(spec, train, 7, patches, tmp_path / name, MemoryRecorder())
-        for name, spec in (("plain", POINTING_ALONE), ("more", POINTING_ALONE.model_copy(update={"model": model})))
-    )
-    assert (plain.has_memory, remembering.has_memory) == (False, True)
-    assert_same_weights(plain, remembering)
-
-
 def moving(pair):
     """All but the spectral norm's left vector of the one-output layer, which is 1 or -1."""
     return {k: t for k, t in weights(pair).items() if t.numel() > 1 or not k.endswith("_u")}
@@ -388,3 +377,14 @@ def test_patches_of_another_size_are_refused(patches, tmp_path):
 def test_shards_reopened_from_disk_are_the_same_run(patches, uninterrupted, tmp_path):
     reopened = PatchShards.open(patches.folder)
     assert_same_weights(train_candidate(SPEC, TRAIN, 7, reopened, tmp_path, MemoryRecorder()), uninterrupted[0])
+
+
+def test_weights_do_not_depend_on_what_is_read_of_a_trained_pair_alone(patches, tmp_path):
+    model = POINTING_ALONE.model.model_copy(update={"pointing_views": 4, "memory": MemorySection(enabled=True)})
+    train = train_section(objective="restore", weights=LossWeights(pointing=1.0))
+    plain, remembering = (
+        train_candidate(spec, train, 7, patches, tmp_path / name, MemoryRecorder())
+        for name, spec in (("plain", POINTING_ALONE), ("more", POINTING_ALONE.model_copy(update={"model": model})))
+    )
+    assert (plain.has_memory, remembering.has_memory) == (False, True)
+    assert_same_weights(plain, remembering)
