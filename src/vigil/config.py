@@ -453,6 +453,9 @@ class PseudoAnomalySection(Section):
     softest_px: Annotated[float, Field(ge=0.7, le=32)] = 8.0
     """Borders are between 0.7 and this many pixels wide."""
     least_opacity: Annotated[float, Field(gt=0, le=1)] = 0.35
+    absorber_pixels: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (8, 64)
+    """At least and at most how many pixels of another training patch are looked at for what stands out most by hue and
+    darkness: an absorber is made of it. The more, the surer it is the rarest matter there; in scans of bags, metal."""
     on_structure: Fraction = 0.75
     """Share of the stamps that seek a busy place."""
     visible_difference: OpenFraction = 0.025
@@ -464,6 +467,8 @@ class PseudoAnomalySection(Section):
     def _sizes_in_order(self) -> PseudoAnomalySection:
         if self.smallest > self.largest:
             raise ValueError(f"smallest ({self.smallest}) is larger than largest ({self.largest}); swap them")
+        if self.absorber_pixels[0] > self.absorber_pixels[1]:
+            raise ValueError(f"absorber_pixels {list(self.absorber_pixels)}: the first is larger; swap them")
         return self
 
 

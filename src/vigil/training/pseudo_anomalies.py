@@ -196,7 +196,7 @@ def _stamp(
     window = image[rows, columns]
     paint = _pick(section.paints.model_dump(), rng)
     if paint == "absorber":
-        mixed = _absorbed(rng, window, donor, cover, colours)
+        mixed = _absorbed(rng, window, donor, cover, colours, section.absorber_pixels)
     else:
         colour = _PAINTS[paint](rng, window, donor)
         colour = colour + rng.standard_normal(cover.shape, np.float32)[:, :, None] * np.float32(rng.uniform(0, 0.02))
@@ -329,7 +329,7 @@ def _crossed_arms(rng: Rng, u: Array, v: Array, extent: float) -> Array:
     pivot = extent * rng.uniform(-0.1, 0.3)
     behind, ahead = -0.5 * extent - pivot, 0.5 * extent - pivot
     bow, spread, gape = extent * rng.uniform(0.02, 0.18), extent * rng.uniform(0.03, 0.2), rng.uniform(0.0, 0.4)
-    thick = max(0.8, extent * float(np.exp(rng.uniform(np.log(0.015), np.log(0.05)))))
+    thick = max(0.8, extent * float(np.exp(rng.uniform(np.log(0.021), np.log(0.07)))))
     wide = thick * rng.uniform(0.8, 2.2)
     tip = wide * rng.uniform(0.1, 1.0)
     ring = extent * rng.uniform(0.07, 0.15) if rng.random() < 0.5 else 0.0
@@ -352,7 +352,7 @@ def _crossed_arms(rng: Rng, u: Array, v: Array, extent: float) -> Array:
 def _shaft(rng: Rng, u: Array, v: Array, extent: float) -> Array:
     """A shaft whose thickness steps or tapers along it; each end plain, forked, ringed or crossed by a bar."""
     knots = np.array([-0.5, rng.uniform(-0.35, 0.0), rng.uniform(0.0, 0.35), 0.5]) * extent
-    radius = extent * float(np.exp(rng.uniform(np.log(0.02), np.log(0.1))))
+    radius = extent * float(np.exp(rng.uniform(np.log(0.028), np.log(0.14))))
     radii = radius * np.exp(rng.uniform(-0.9, 0.7, 4))
     depth = np.full(np.broadcast_shapes(u.shape, v.shape), -np.inf, np.float32)
     for k in range(3):
@@ -506,14 +506,15 @@ def colour_table(patches: npt.NDArray[np.uint8]) -> Array:
     return np.asarray(np.clip(means[nearest] + lighter, 0, 1).reshape(_HUES, _LIGHTS, -1), np.float32)
 
 
-def _absorbed(rng: Rng, window: Array, donor: Array, cover: Array, colours: Array) -> Array:
+def _absorbed(rng: Rng, window: Array, donor: Array, cover: Array, colours: Array, seen: tuple[int, int]) -> Array:
     """The window behind an absorber whose thickness is `cover`: darker, and of the absorber's hue where that outweighs.
 
-    The absorber is made of what stands out in the donor by hue and darkness; in a scan of a bag, where most is organic,
-    that is metal. Attenuations (-log lightness) add with an exponent, because displays compress them in ways that
-    differ; the hue turns as the absorber's share grows, as in dual-energy scans from organic over mixed to metal.
+    The absorber is made of what stands out by hue and darkness among `seen` pixels of the donor (at least, at most); in
+    a scan of a bag, where most is organic, that is metal, where enough are seen. Attenuations (-log lightness) add with
+    an exponent, because displays compress them in ways that differ; the hue turns as the absorber's share grows, as in
+    dual-energy scans from organic over mixed to metal.
     """
-    sample = _colours(rng, donor, int(rng.integers(8, 65)))
+    sample = _colours(rng, donor, int(rng.integers(seen[0], seen[1] + 1)))
     lights = sample.mean(axis=1)
     tints = sample - lights[:, None]
     stands_out = np.abs(tints - np.median(tints, axis=0)).sum(axis=1) + 0.5 * (np.median(lights) - lights)

@@ -40,6 +40,11 @@ def test_patches_keep_their_shape_and_most_are_visibly_changed(side, channels):
     assert masks.any(axis=(1, 2)).mean() > 0.8
 
 
+def test_a_range_of_pixels_that_falls_is_refused():
+    with pytest.raises(ValidationError, match=r"absorber_pixels \[64, 8\]: the first is larger"):
+        section(absorber_pixels=[64, 8])
+
+
 def test_what_is_not_marked_has_not_visibly_changed_and_what_is_marked_has_changed():
     values = section(most_stamps=3)
     x, corrupted, masks = stamped(values)
@@ -117,6 +122,23 @@ def test_absorbers_darken_and_take_the_hue_that_stands_out():
     bluish = corrupted[..., 2].astype(int) > corrupted[..., 0]
     assert bluish[on_field].mean() > 0.6
     assert not (x[..., 2].astype(int) > x[..., 0])[on_field].any()
+
+
+def test_the_more_pixels_are_seen_the_surer_an_absorber_is_of_the_rarest_matter():
+    x = scan()
+    x[:, 20:26, 10:] = x[:, 30:36, 10:]  # blue is left in 60 of 4,096 pixels
+    table = colour_table(scan())
+
+    def bluish(pixels):
+        values = section(
+            paints=only(PAINTS, "absorber"), shapes=only(SHAPES, "blobs"), smallest=0.3, absorber_pixels=pixels
+        )
+        corrupted, masks = pseudo_anomalies(x, x[::-1], values, table, seed=1, numbers=np.arange(len(x)))
+        masks[:, 18:28] = False
+        return (corrupted[..., 2].astype(int) > corrupted[..., 0])[masks].mean()
+
+    assert bluish([1, 2]) < 0.2
+    assert bluish([400, 512]) > 0.6
 
 
 def test_absorbers_use_only_colours_near_those_that_occur():
