@@ -594,7 +594,8 @@ class CalibrateSection(Section):
 
     score: Literal["eq6", "map_peak", "stitched_peak", "self_supervision", "memory", "published", "fitted"] = "eq6"
     """`eq6`: A = eta A_G + (1 - eta) A_D, the paper's. `map_peak`: how anomalous the map is at its highest.
-    `stitched_peak`: the same of what all overlapping patches of the image point at, averaged; needs `model.pointing`.
+    `stitched_peak`: where it is highest on average over a small square, of what all overlapping patches of the image
+    point at, averaged; needs `model.pointing`.
     `published`: a baseline's score as its own description defines it.
     `self_supervision`: how unsure the trunk is of the patch's turn. `memory`: how far the patch is from normal training
     patches. `fitted`: a weighted sum of standardised components; its weights are learned on the calibration anomalies

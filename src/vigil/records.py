@@ -246,7 +246,7 @@ PATCH_SCORES = TableType(
     ),
     # Of pairs that point, that have a self-supervised trunk or a memory, and of the baselines.
     (
-        _required("stitched_peak", pa.float64()),  # the same of what all patches of the image point at, averaged
+        _required("stitched_peak", pa.float64()),  # of squares of what all patches of the image point at
         _required("self_supervision", pa.float64()),  # nats: mean of -log p of the turn over the four turns
         _required("memory", pa.float64()),  # distance from normal training patches; about 1 on normal patches
         _required("published", pa.float64()),  # a baseline's score as its own description defines it

@@ -269,7 +269,7 @@ def _score_in_words(calibration: Report) -> str:
         return f"{terms}, standardised (weights fitted on {calibration['weights_fitted_on']})"
     return {
         "map_peak": "peak of the anomaly map",
-        "stitched_peak": "peak of what overlapping patches point at, averaged",
+        "stitched_peak": "surest small square of what overlapping patches point at",
         "self_supervision": "how unsure the discriminator is of the patch's turn",
         "memory": "distance from normal training patches in the discriminator's features",
         "published": "the system's own score, as its description defines it",

@@ -47,13 +47,8 @@ def map_peak(maps: Tensor, outputs: PairOutputs) -> Tensor:
     """
     if outputs.pointing is None:
         return maps.flatten(1).amax(dim=1)
-    surest = outputs.pointing.flatten(1).topk(surest_pixels(maps.shape[-1]), dim=1).values
-    return torch.sigmoid(surest.mean(dim=1))
-
-
-def surest_pixels(patch_size_px: int) -> int:
-    """How many pixels of a patch its peak is the mean of: 0.5 %."""
-    return math.ceil(_PEAK_SHARE * patch_size_px**2)
+    count = math.ceil(_PEAK_SHARE * maps.shape[-1] ** 2)
+    return torch.sigmoid(outputs.pointing.flatten(1).topk(count, dim=1).values.mean(dim=1))
 
 
 def residual_map(x: Tensor, reconstruction: Tensor) -> Tensor:

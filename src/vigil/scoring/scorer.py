@@ -36,9 +36,9 @@ from vigil.scoring.anomaly_map import anomaly_map, map_peak
 from vigil.scoring.latent_search import search_latent
 from vigil.scoring.stitched_peak import stitched_peaks
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Of what a component's value means, too: scores of another version on disk are made anew. 2: peaks of log-odds, maps
-spread by a Gaussian. 3: peaks of the stitched log-odds beside them."""
+spread by a Gaussian. 3: peaks of the stitched log-odds beside them. 4: of squares of them."""
 
 
 class PatchComponents(NamedTuple):
@@ -64,9 +64,8 @@ class PatchComponents(NamedTuple):
     """[N]; `stitched_peaks`, of whole images alone (`with_stitched_peaks`)."""
 
     def alone(self) -> PatchComponents:
-        """With `stitched_peak`, where the pair points, of patches that have no neighbours to be stitched to: their own
-        peaks."""
-        return self if self.log_odds is None else self._replace(stitched_peak=self.map_peak)
+        """With `stitched_peak`, where the pair points, of patches that have no neighbours to be stitched to."""
+        return self if self.log_odds is None else self._replace(stitched_peak=_peaks_alone(self.log_odds))
 
     def columns(self) -> dict[str, NDArray[np.float64]]:
         """The components that there are, by the names of their columns in records.PATCH_SCORES."""
@@ -370,10 +369,12 @@ def _with_stitched_peaks(index: pa.Table, pieces: Iterator[PatchComponents]) -> 
 
 
 def _stitched(found: PatchComponents, rows: Sequence[Mapping[str, Any]]) -> PatchComponents:
-    """`found`, of whole images, with `stitched_peak`; a region of interest, which no grid patch need meet, has its own
-    peak."""
+    """`found`, of whole images, with `stitched_peak`; a region of interest, which no grid patch need meet, has that of
+    itself alone."""
     assert found.log_odds is not None
-    peaks = found.map_peak.copy()
+    peaks = np.empty(len(rows), np.float64)
+    of_regions = [number for number, row in enumerate(rows) if row["source"] != "grid"]
+    peaks[of_regions] = _peaks_alone(found.log_odds[of_regions])
     of_images: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
         if row["source"] == "grid":
@@ -382,6 +383,12 @@ def _stitched(found: PatchComponents, rows: Sequence[Mapping[str, Any]]) -> Patc
         positions = np.array([(rows[number]["y"], rows[number]["x"]) for number in own], np.int64)
         peaks[own] = stitched_peaks(found.log_odds[own], positions)
     return found._replace(stitched_peak=peaks)
+
+
+def _peaks_alone(log_odds: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The stitched peaks of patches without neighbours, [N, P, P] -> [N]."""
+    here = np.zeros((1, 2), np.int64)
+    return np.array([stitched_peaks(own[None], here)[0] for own in log_odds], np.float64)
 
 
 def _joined(first: PatchComponents, second: PatchComponents) -> PatchComponents:

@@ -1,4 +1,4 @@
-"""Peaks of what overlapping patches point at, averaged: against plain loops, and through the score stage."""
+"""Peaks of squares of what overlapping patches point at, averaged: against plain loops."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from vigil.config import PatchSection
 from vigil.images.patches import grid_positions
-from vigil.scoring.stitched_peak import stitched_peaks
+from vigil.scoring.stitched_peak import square_px, stitched_peaks
 
-PEAK_SHARE = 0.005
+SIDE = 2  # of the squares, in patches of 32 px
 
 
 def plain(log_odds: np.ndarray, positions: np.ndarray) -> list[float]:
@@ -32,12 +32,17 @@ def plain(log_odds: np.ndarray, positions: np.ndarray) -> list[float]:
                 w = weight(i) * weight(k)
                 sums[top + i, left + k] = (total + w * values[i][k], weights + w)
     averaged = {place: total / weights for place, (total, weights) in sums.items()}
-    count = math.ceil(PEAK_SHARE * size * size)
+    square = [(i, k) for i in range(SIDE) for k in range(SIDE)]
+    starts = range(size - SIDE + 1)
     peaks = []
     for top, left in positions.tolist():
-        window = sorted((averaged[top + i, left + k] for i in range(size) for k in range(size)), reverse=True)
-        peaks.append(1 / (1 + math.exp(-sum(window[:count]) / count)))
+        means = (sum(averaged[top + i + a, left + k + b] for a, b in square) / SIDE**2 for i in starts for k in starts)
+        peaks.append(1 / (1 + math.exp(-max(means))))
     return peaks
+
+
+def test_squares_are_10_px_of_128_and_grow_with_the_patch() -> None:
+    assert [square_px(size) for size in (4, 32, 64, 128, 256)] == [1, SIDE, 5, 10, 20]
 
 
 @settings(max_examples=15, deadline=None)
@@ -54,10 +59,20 @@ def test_peaks_are_those_of_plain_loops(height: int, width: int, stride: int, se
     np.testing.assert_allclose(stitched_peaks(log_odds, positions), plain(log_odds, positions), rtol=1e-6)
 
 
-def test_a_patch_without_neighbours_keeps_its_own_peak() -> None:
-    log_odds = np.random.default_rng(0).normal(size=(1, 32, 32)).astype(np.float32)
-    surest = np.sort(log_odds.ravel())[-6:].astype(np.float64).mean()
-    np.testing.assert_allclose(stitched_peaks(log_odds, np.array([[0, 0]])), [1 / (1 + np.exp(-surest))], rtol=1e-6)
+def test_a_square_is_surer_than_as_many_pixels_in_a_row() -> None:
+    together, in_a_row = np.full((2, 1, 32, 32), -6.0, np.float32)
+    together[0, 10:12, 10:12] = 6.0
+    in_a_row[0, 10, 10:14] = 6.0
+    here = np.array([[0, 0]])
+    assert stitched_peaks(together, here)[0] == pytest.approx(1 / (1 + math.exp(-6)))
+    assert stitched_peaks(in_a_row, here)[0] == pytest.approx(0.5)  # half of its surest square is sure
+
+
+def test_squares_at_the_borders_and_in_the_corners_count() -> None:
+    for y, x in ((0, 0), (0, 30), (30, 0), (30, 30), (15, 30)):
+        log_odds = np.full((1, 32, 32), -6.0, np.float32)
+        log_odds[0, y : y + 2, x : x + 2] = 6.0
+        assert stitched_peaks(log_odds, np.array([[0, 0]]))[0] == pytest.approx(1 / (1 + math.exp(-6)))
 
 
 def test_what_one_patch_points_at_on_its_border_is_outvoted_and_in_its_middle_is_not() -> None:
