@@ -27,9 +27,9 @@ from vigil.errors import BundleMismatch, CheckpointError, DataError
 from vigil.files import digest_file, digest_json, files_below, read_json, write_json, written_aside
 from vigil.networks.pair import Pair, load_pair
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Of the files, and of what the scores mean that a threshold was fitted on. 2: peaks of log-odds, maps spread by a
-Gaussian."""
+Gaussian. 3: stitched peaks are of squares."""
 RECORD, PAIR, CALIBRATION, PREPROCESSING = "bundle.json", "pair", "calibration.json", "preprocessing.json"
 _FIGURES = ("auroc", "recall", "fpr", "threshold")
 _Model = TypeVar("_Model", bound=BaseModel)
