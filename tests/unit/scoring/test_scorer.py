@@ -1,5 +1,6 @@
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -147,8 +148,10 @@ def test_pair_digest_follows_weights_and_spec_and_survives_the_disk(pair: Pair, 
 # ------------------------------------------------------------------------------------------------------------- splits
 
 
-def write_split(root: Path, folder: Path, count: int, stride_px: int = 32) -> PatchShards:
-    """`count` noise images of 40x32 px, of which every third is anomalous, cut into patches."""
+def write_split(
+    root: Path, folder: Path, count: int, stride_px: int = 32, boxes: tuple[dict[str, Any], ...] = ()
+) -> PatchShards:
+    """`count` noise images of 40x32 px, of which every third is anomalous, cut into patches, and at these boxes."""
     rows = []
     for number in range(count):
         pixels = numpy_generator(number, "scored image").integers(0, 256, (40, 32), dtype=np.uint8)
@@ -161,12 +164,14 @@ def write_split(root: Path, folder: Path, count: int, stride_px: int = 32) -> Pa
             "image_id": path.name, "path": path.name, "offset": None, "bytes": len(encoded.getvalue()),
             "sha256": digest_bytes(encoded.getvalue()), "width": 32, "height": 40, "mode": "L",
             "label": int(number % 3 == 0), "kind": "scratch" if number % 3 == 0 else "normal", "group": path.name,
-            "official_split": None, "mask_path": None, "boxes": [], "fault": None,
+            "official_split": None, "mask_path": None, "boxes": list(boxes) if number % 3 == 0 else [], "fault": None,
         })  # fmt: skip
     manifest = pa.Table.from_pylist(rows, schema=MANIFEST.schema)
     split = [{**{k: r[k] for k in ("image_id", "label", "kind", "group")}, "split": "test"} for r in rows]
     splits = pa.Table.from_pylist(split, schema=SPLIT_TABLE.schema)
-    patch = PatchSection(channels=1, patch_size_px=32, stride_px=stride_px, buckets=4, workers=1)
+    patch = PatchSection(
+        channels=1, patch_size_px=32, stride_px=stride_px, buckets=4, workers=1, regions_of_interest=bool(boxes)
+    )
     extract_split("test", manifest, splits, root, patch, folder)
     return PatchShards.open(folder)
 
@@ -214,6 +219,26 @@ def test_score_split_stitches_the_patches_of_each_image_however_batches_cut_it(b
         moved.append(np.abs(image["stitched_peak"] - np.concatenate(alone)).max())
         assert np.array_equal(found.alone().stitched_peak, np.concatenate(alone))
     assert np.median(moved) > 1e-4  # more than rounding; the surest square may lie where no other patch sees it
+
+
+def test_a_region_of_interest_is_scored_as_a_patch_without_neighbours(tmp_path: Path) -> None:
+    pair = build_pair(POINTING, seed=0)
+    box = {"kind": "scratch", "x0": 2, "y0": 6, "x1": 26, "y1": 30}
+    shards = write_split(tmp_path / "raw", tmp_path / "patches", 6, stride_px=16, boxes=(box,))
+    score_split(pair, shards, tmp_path / "test.parquet", tmp_path / "maps", SCORE)
+    table = PATCH_SCORES.read(tmp_path / "test.parquet").to_pandas()
+    regions = table[table["source"] == "roi"]
+    assert len(regions) == 2
+    alone = score(pair, shards.read(regions.index.to_numpy()), SCORE.batch_size).alone()
+    assert np.array_equal(regions["stitched_peak"], alone.stitched_peak)
+    # Nor do regions move what the grid says of its images.
+    without = write_split(tmp_path / "raw", tmp_path / "grid alone", 6, stride_px=16)
+    score_split(pair, without, tmp_path / "grid.parquet", tmp_path / "grid maps", SCORE)
+    grid = table[table["source"] == "grid"].set_index("patch_id")["stitched_peak"]
+    assert (
+        grid.to_dict()
+        == PATCH_SCORES.read(tmp_path / "grid.parquet").to_pandas().set_index("patch_id")["stitched_peak"].to_dict()
+    )
 
 
 def test_images_of_one_batch_are_stitched_apart() -> None:
