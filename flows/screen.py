@@ -32,14 +32,19 @@ def screen(
     """
     from vigil.delivery.bundle import load_bundle
     from vigil.delivery.mlflow_registry import load_champion_bundle
+    from vigil.images.appearance import Look, warning_of
+    from vigil.serving.screening import appearance_shifts
     from vigil.serving.screening import screen as screen_images
 
     log = get_run_logger()
     bundle = load_bundle(load_champion_bundle(load_params(Path(params)).registration))
     rows: list[dict[str, Any]] = []
+    looks: list[Look] = []
     for result in screen_images(bundle, [Path(folder)], device=device, heat_map_folder=Path(out) if out else None):
         log.info("%s %s %s", result.verdict, result.path, result.reason or f"score {result.score:.6g}")
         rows.append(result.as_json())
+        if result.appearance is not None:
+            looks.append(result.appearance)
     if not rows:
         raise DataError(f"{folder}: no images found; expected an image file or a folder of images")
     # What a person must look at stands first.
@@ -47,5 +52,9 @@ def screen(
     rows.sort(key=lambda row: (order.get(row["verdict"], 3), -(row.get("score") or 0.0)))
     counts = Counter(row["verdict"] for row in rows)
     said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict])
-    create_table_artifact(key="screening", table=rows, description=f"{len(rows)} images in {folder}: {said}")
-    return Completed(message=f"{len(rows)} images: {said}")
+    warning = warning_of(appearance_shifts(bundle, looks), len(looks))
+    if warning:
+        log.warning("%s", warning)
+    described = f"{len(rows)} images in {folder}: {said}" + (f". Warning: {warning}" if warning else "")
+    create_table_artifact(key="screening", table=rows, description=described)
+    return Completed(message=f"{len(rows)} images: {said}" + ("; they look unlike calibration's" if warning else ""))

@@ -13,6 +13,7 @@ from PIL import Image
 from vigil.calibration.calibration import Calibration, fit_calibration
 from vigil.config import AttentionSection, CalibrateSection, ModelSection, PatchSection, ValidateSection
 from vigil.delivery.bundle import AuditSummary, BundleRecord, EvaluationSummary, write_bundle
+from vigil.images.appearance import Appearance, look_of
 from vigil.networks.pair import PairSpec, build_pair, save_pair
 from vigil.records import PATCH_SCORES
 from vigil.seeding import numpy_generator
@@ -48,6 +49,7 @@ def write_tiny_bundle(folder: Path, *, seed: int = 0, **changes: Any) -> BundleR
         "calibration": tiny_calibration(),
         "patch": PATCH,
         "accept": ValidateSection(),
+        "appearance": Appearance.of([look_of(np.asarray(grey_image(i))[..., None]) for i in range(40)]),
         "data_set": "tiny",
         "kinds": ["scratch", "dent"],
         "data_digest": "d" * 64,

@@ -197,7 +197,7 @@ def _build_parser() -> argparse.ArgumentParser:
     screen.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="images or folders of images")
     screen.add_argument("--bundle", type=Path, help="a bundle folder (default: the registry's champion)")
     screen.add_argument("--json", action="store_true", help="one JSON object per image, and nothing else")
-    screen.add_argument("--out", type=Path, help="folder for heat maps and results.jsonl")
+    screen.add_argument("--out", type=Path, help="folder for heat maps, results.jsonl and appearance.json")
     screen.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     screen.add_argument("--params", type=Path, default=Path("params.yaml"))
     screen.set_defaults(run=_screen)
@@ -435,7 +435,8 @@ def _history(options: argparse.Namespace) -> None:
 
 def _screen(options: argparse.Namespace) -> int:
     from vigil.delivery.bundle import load_bundle
-    from vigil.serving.screening import screen
+    from vigil.images.appearance import Look, warning_of
+    from vigil.serving.screening import appearance_shifts, screen
 
     if options.bundle:
         folder, origin = options.bundle, f"bundle {options.bundle}"
@@ -450,10 +451,13 @@ def _screen(options: argparse.Namespace) -> int:
 
     counts: dict[str, int] = {}
     lines: list[str] = []
+    looks: list[Look] = []
     for result in screen(bundle, options.paths, device=options.device, heat_map_folder=options.out):
         counts[result.verdict] = counts.get(result.verdict, 0) + 1
         record: dict[str, Any] = result.as_json()
         lines.append(json.dumps(record, sort_keys=True))
+        if result.appearance is not None:
+            looks.append(result.appearance)
         if options.json:
             _show(lines[-1])
         else:
@@ -461,12 +465,17 @@ def _screen(options: argparse.Namespace) -> int:
             _show(f"{result.verdict:<10} {score:>12}  {result.path}{f'  ({result.reason})' if result.reason else ''}")
     if not counts:
         raise DataError(f"no images found below {', '.join(map(str, options.paths))}; expected image files or folders")
+    found = appearance_shifts(bundle, looks)
     if options.out:
-        from vigil.files import write_text
+        from vigil.files import write_json, write_text
 
         write_text(options.out / "results.jsonl", "\n".join(lines) + "\n")
+        features = {shift.feature: shift.as_json() for shift in found}
+        write_json(options.out / "appearance.json", {"images": len(looks), "features": features})
     if not options.json:
         _say(", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
+    if warning := warning_of(found, len(looks)):
+        _say(f"warning: {warning}")
     return 0
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tiny_bundle import write_tiny_bundle
+from tests.tiny_bundle import grey_image, write_tiny_bundle
 from vigil.cli import main
 from vigil.errors import BundleMismatch, ConfigError, DataError, ValidationFailed, VigilError
+from vigil.files import read_json
 
 FOLDER_PARAMS = """\
 data: {name: folder, root: data/raw/folder}
@@ -162,6 +163,31 @@ def test_screening_goes_on_behind_an_unreadable_image(project: Path, capsys: pyt
     assert results[1]["reason"]
     assert results[1]["score"] is None
     assert (project / "out" / "results.jsonl").read_text().count("\n") == 3
+
+
+def test_screening_says_when_images_do_not_look_like_those_of_calibration(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tiny_bundle(project / "bundle")
+    for folder, brighter in (("same", 1.0), ("darker", 0.6)):
+        (project / folder).mkdir()
+        for index in range(100, 130):
+            grey_image(index).point(lambda value, by=brighter: value * by).save(project / folder / f"{index}.png")
+    assert main(["screen", "same", "--bundle", "bundle", "--out", "out"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert not any(feature["beyond"] for feature in read_json(project / "out/appearance.json")["features"].values())
+
+    assert main(["screen", "darker", "--bundle", "bundle", "--json", "--out", "out"]) == 0
+    said = capsys.readouterr()
+    assert "warning: the 30 images do not look like those that the threshold was calibrated on: brightness" in said.err
+    assert "calibrate and train anew" in said.err
+    results = [json.loads(line) for line in said.out.splitlines()]
+    assert len(results) == 30
+    assert set(results[0]["appearance"]) == {"brightness", "contrast", "sharpness", "grain"}
+    found = read_json(project / "out/appearance.json")
+    assert found["images"] == 30
+    assert found["features"]["brightness"]["beyond"]
+    assert found["features"]["brightness"]["median"] < 0.7 * found["features"]["brightness"]["calibration_median"]
 
 
 def test_screening_a_folder_without_images_is_an_error(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@
     pair/                 generator.safetensors, discriminator.safetensors, [memory.safetensors,] pair.json
     calibration.json      components to score, score scale, threshold
     preprocessing.json    the patch grid, and which images are accepted at all
+    appearance.json       how the normal images of calibration look
 
 Equal inputs give equal bytes: no time, host, user or commit is written. `bundle.json`'s `digest` covers everything.
 """
@@ -25,12 +26,14 @@ from vigil.calibration.calibration import Calibration
 from vigil.config import PatchSection, ValidateSection, explain
 from vigil.errors import BundleMismatch, CheckpointError, DataError
 from vigil.files import digest_file, digest_json, files_below, read_json, write_json, written_aside
+from vigil.images.appearance import Appearance
 from vigil.networks.pair import Pair, load_pair
 
 FORMAT_VERSION = 3
 """Of the files, and of what the scores mean that a threshold was fitted on. 2: peaks of log-odds, maps spread by a
 Gaussian. 3: stitched peaks are of squares."""
 RECORD, PAIR, CALIBRATION, PREPROCESSING = "bundle.json", "pair", "calibration.json", "preprocessing.json"
+APPEARANCE = "appearance.json"
 _FIGURES = ("auroc", "recall", "fpr", "threshold")
 _Model = TypeVar("_Model", bound=BaseModel)
 MACHINE_SETTINGS = {"workers", "buckets", "executor", "scheduler"}
@@ -181,6 +184,8 @@ class Bundle:
     patch: PatchSection
     accept: ValidateSection
     """Size and mode that an image must have to be screened: the contract that the training images kept."""
+    appearance: Appearance | None
+    """How the normal images of calibration look; None where a version of Vigil made the bundle that did not say."""
 
 
 def write_bundle(
@@ -190,6 +195,7 @@ def write_bundle(
     calibration: Calibration,
     patch: PatchSection,
     accept: ValidateSection,
+    appearance: Appearance,
     data_set: str,
     kinds: Sequence[str],
     data_digest: str,
@@ -204,6 +210,7 @@ def write_bundle(
         folder: Where; a predecessor is replaced.
         pair: The folder of the trained pair, as `networks.pair.save_pair` wrote it; verified before it is copied.
         calibration, patch, accept: What turns an image into a verdict.
+        appearance: Of the normal images of calibration.
         data_set, kinds, data_digest, test_digest, map_level, evaluation, audit: See `BundleRecord`.
 
     Raises:
@@ -221,6 +228,7 @@ def write_bundle(
             "accept": accept.model_dump(mode="json"),
         }
         write_json(new / PREPROCESSING, preprocessing)
+        write_json(new / APPEARANCE, appearance.model_dump(mode="json"))
         content: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "vigil_version": vigil.__version__,
@@ -312,8 +320,9 @@ def load_bundle(folder: Path) -> Bundle:
     calibration = _parsed(folder / CALIBRATION, Calibration)
     preprocessing = _parsed(folder / PREPROCESSING, _Preprocessing)
     _check_fit(folder, pair.spec.channels, pair.spec.patch_size_px, preprocessing.patch)
+    appearance = _parsed(folder / APPEARANCE, Appearance) if APPEARANCE in record.files else None
     pair.eval()
-    return Bundle(folder, record, pair, calibration, preprocessing.patch, preprocessing.accept)
+    return Bundle(folder, record, pair, calibration, preprocessing.patch, preprocessing.accept, appearance)
 
 
 def _check_fit(where: Path, channels: int, patch_size_px: int, patch: PatchSection) -> None:

@@ -74,14 +74,14 @@ def distance(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> flo
     return float(np.abs(np.cumsum(first) / first.sum() - np.cumsum(second) / second.sum()).max())
 
 
-def chance(first: int, second: int) -> float:
-    """The distance that samples of these sizes out of one distribution exceed with a probability of about 1 %.
+def chance(first: int, second: int, probability: float = _CHANCE) -> float:
+    """The distance that samples of these sizes out of one distribution exceed with about this probability.
 
     The asymptotic bound of the two-sample test, sqrt(-ln(p / 2) / 2 * (n + m) / (n m)).
     """
     if not first or not second:
         return 0.0
-    return math.sqrt(-math.log(_CHANCE / 2) / 2 * (first + second) / (first * second))
+    return math.sqrt(-math.log(probability / 2) / 2 * (first + second) / (first * second))
 
 
 @dataclass(frozen=True, slots=True)

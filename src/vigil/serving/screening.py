@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from PIL import Image
 from vigil.delivery.bundle import Bundle
 from vigil.delivery.verdict import Judgement, Pixels, Verdict, judge, pixels_of, rejected
 from vigil.files import written_aside
+from vigil.images.appearance import Appearance, Look, Shift, look_of, shifts
 from vigil.serving.heat_map import Region, find_regions, heat_map
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"))
@@ -37,6 +38,8 @@ class Screening:
     """Why the file is REJECTED, in plain words."""
     regions: tuple[Region, ...] = ()
     """Where the anomaly map stands out, highest peak first; a NORMAL image may have some."""
+    appearance: Look | None = None
+    """How the image looks as a whole (images.appearance.look_of); None exactly where the verdict is REJECTED."""
     heat_map: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def screen(
         batch_size: Patches per forward pass. Small images share a pass; no score depends on that.
         heat_map_folder: Where a PNG per screened image is written: the image beside its map. None: no pictures.
     """
-    opened: deque[tuple[Path, Image.Image | None]] = deque()
+    opened: deque[tuple[Path, Image.Image | None, Look | None]] = deque()
 
     def pixels() -> Iterator[Pixels | Judgement]:
         for path in expanded(paths, leave_out=heat_map_folder):
@@ -76,16 +79,30 @@ def screen(
                 found, image = pixels_of(bundle, path.read_bytes(), path.name)
             except OSError as error:
                 found, image = rejected(bundle, f"{path.name}: cannot be read ({error.strerror})"), None
-            opened.append((path, image))
+            opened.append((path, image, None if isinstance(found, Judgement) else look_of(found)))
             yield found
 
     for judgement in judge(bundle, pixels(), device=device, batch_size=batch_size):
-        path, image = opened.popleft()
-        yield _result(bundle, path, image, judgement, heat_map_folder)
+        path, image, look = opened.popleft()
+        yield _result(bundle, path, image, look, judgement, heat_map_folder)
+
+
+def appearance_shifts(bundle: Bundle, looks: Sequence[Look]) -> list[Shift]:
+    """How far screened images look from the normal ones that the bundle was calibrated on.
+
+    Anomalies may be among them: what is compared is the picture as a whole, which they change little. Empty where the
+    bundle does not say how its images look, or nothing was screened.
+    """
+    return shifts(bundle.appearance, Appearance.of(looks)) if bundle.appearance is not None and looks else []
 
 
 def _result(
-    bundle: Bundle, path: Path, image: Image.Image | None, judgement: Judgement, folder: Path | None
+    bundle: Bundle,
+    path: Path,
+    image: Image.Image | None,
+    look: Look | None,
+    judgement: Judgement,
+    folder: Path | None,
 ) -> Screening:
     regions: tuple[Region, ...] = ()
     picture = None
@@ -104,6 +121,7 @@ def _result(
         judgement.threshold,
         judgement.reason,
         regions,
+        None if judgement.verdict == "REJECTED" else look,
         picture,
     )
 

@@ -11,9 +11,10 @@ from tests.tiny_bundle import PATCH, tiny_calibration, write_tiny_bundle
 from vigil.config import PatchSection, ValidateSection
 from vigil.delivery.bundle import EvaluationSummary, load_bundle, read_record
 from vigil.errors import BundleMismatch, CheckpointError, DataError
-from vigil.files import digest_folder, files_below, read_json, write_json
+from vigil.files import digest_folder, digest_json, files_below, read_json, write_json
 
 FILES = (
+    "appearance.json",
     "calibration.json",
     "pair/discriminator.safetensors",
     "pair/generator.safetensors",
@@ -33,6 +34,8 @@ def test_a_bundle_gives_back_what_went_in(bundle: Path) -> None:
     assert opened.calibration == tiny_calibration()
     assert (opened.patch.patch_size_px, opened.patch.stride_px, opened.patch.channels) == (32, 16, 1)
     assert opened.accept == ValidateSection()
+    assert opened.appearance is not None
+    assert opened.appearance.images == 40
     assert opened.record.kinds == ("dent", "scratch")
     assert opened.record.evaluation.auroc is not None
     assert opened.record.evaluation.auroc.value == 0.8
@@ -78,6 +81,15 @@ def test_an_additional_file_is_refused_and_named(bundle: Path) -> None:
     (bundle / "pair" / "extra.bin").write_bytes(b"?")
     with pytest.raises(BundleMismatch, match=r"pair/extra\.bin: not part of the bundle"):
         load_bundle(bundle)
+
+
+def test_a_bundle_that_does_not_say_how_its_images_look_opens(bundle: Path) -> None:
+    """As versions of Vigil wrote it that measured no looks."""
+    record = {key: value for key, value in read_json(bundle / "bundle.json").items() if key != "digest"}
+    del record["files"]["appearance.json"]
+    (bundle / "appearance.json").unlink()
+    write_json(bundle / "bundle.json", record | {"digest": digest_json(record)})
+    assert load_bundle(bundle).appearance is None
 
 
 def test_a_changed_record_is_refused(bundle: Path) -> None:
