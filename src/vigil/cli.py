@@ -158,7 +158,7 @@ def _build_parser() -> argparse.ArgumentParser:
     summary.add_argument("--json", action="store_true")
     summary.set_defaults(run=_summary)
 
-    audit = commands.add_parser("audit", help="prove or refute that the results depend on what they must not know")
+    audit = commands.add_parser("audit", help="what the results depend on: leaks, and the display")
     audits = audit.add_subparsers(required=True, parser_class=_Parser)
     leakage = audits.add_parser("leakage", help="exit code 1 where a leak is found; shortcuts in the data are reported")
     which = leakage.add_mutually_exclusive_group()
@@ -167,6 +167,15 @@ def _build_parser() -> argparse.ArgumentParser:
     leakage.add_argument("--json", action="store_true")
     leakage.add_argument("--params", type=Path, default=Path("params.yaml"))
     leakage.set_defaults(run=_audit_leakage)
+    displays = audits.add_parser(
+        "displays", help="what a bundle reaches on test images that are shown darker, blurred, in other hues, ..."
+    )
+    displays.add_argument("--bundle", type=Path, help="a bundle folder (default: what the last `dvc repro` made)")
+    displays.add_argument("--images", type=int, default=100, metavar="N", help="of each label (default: 100)")
+    displays.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    displays.add_argument("--json", action="store_true")
+    displays.add_argument("--params", type=Path, default=Path("params.yaml"))
+    displays.set_defaults(run=_audit_displays)
 
     benchmark = commands.add_parser(
         "benchmark",
@@ -361,6 +370,16 @@ def _audit_leakage(options: argparse.Namespace) -> None:
     _show(json.dumps(audit.as_json(), indent=2) if options.json else audit.as_text())
     if audit.leaks:
         raise LeakFound(f"{len(audit.leaks)} of {len(audit.checks)} checks found a leak: {', '.join(audit.leaks)}")
+
+
+def _audit_displays(options: argparse.Namespace) -> None:
+    from vigil.stages import layout
+    from vigil.stages.display_audit import as_text, audit_displays
+
+    if options.images < 1:
+        raise ConfigError(f"--images {options.images}: expected at least 1")
+    found = audit_displays(_load(options.params), options.bundle or layout.BUNDLE, options.images, options.device)
+    _show(json.dumps(found, indent=2) if options.json else as_text(found))
 
 
 def _benchmark(options: argparse.Namespace) -> int:

@@ -84,6 +84,16 @@ def test_leakage_audit_passes_and_finds_a_threshold_that_was_set_by_hand(built: 
     assert "LeakFound: 2 of 15 checks found a leak: calibration_result, evaluation" in output
 
 
+def test_display_audit_judges_the_test_images_as_they_are_and_otherwise(built: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(built, project, symlinks=True)
+    found = json.loads(run(project, "sh", "-c", "vigil audit displays --images 5 --json 2>/dev/null"))
+    assert found == json.loads((project / "reports/displays.json").read_text())
+    assert [row["display"] for row in found["rows"]][:2] == ["as they are", "darker"]
+    assert "AUROC" in run(project, "vigil", "audit", "displays", "--images", "5")
+    assert run(project, "git", "status", "--porcelain") == ""
+
+
 def test_stage_reads_nothing_but_its_declared_inputs(built: Path, tmp_path: Path) -> None:
     """Each stage runs in a folder that holds its declared dependencies alone, and makes the same bytes."""
     from ruamel.yaml import YAML
