@@ -526,6 +526,9 @@ class TrainSection(Section):
     photometric_share: Fraction = _added(0.0)
     """Share of the patches whose grain, sharpness and tone are changed at random, after stamping; used where the
     objective is `restore`."""
+    photometric_range: Literal["narrow", "wide"] = _added("narrow")
+    """`wide`: sharpness changes more, hues turn by up to 15 degrees and saturation changes, too; for sites whose
+    displays differ."""
     precision: Literal["32-true", "bf16-mixed", "auto"] = "auto"
     """`auto`: bf16 where the device computes it in hardware, else 32-bit."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

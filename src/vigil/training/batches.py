@@ -87,10 +87,11 @@ class BatchMaker(Dataset[HostBatch]):
             pixels = decoys(pixels, donors, section, self._colours, seed=seed, numbers=numbers)
         donors = self._others("pseudo anomaly donors", images_seen)
         corrupted, anomalous = pseudo_anomalies(pixels, donors, section, self._colours, seed=seed, numbers=numbers)
-        if train.photometric_share:
-            corrupted = shown_otherwise(corrupted, train.photometric_share, seed=seed, numbers=numbers)
+        if share := train.photometric_share:
+            wide = train.photometric_range == "wide"
+            corrupted = shown_otherwise(corrupted, share, wide=wide, seed=seed, numbers=numbers)
             if generator_plays(images_seen // self.batch_size, train.generator_share):
-                pixels = shown_otherwise(pixels, train.photometric_share, seed=seed, numbers=numbers)
+                pixels = shown_otherwise(pixels, share, wide=wide, seed=seed, numbers=numbers)
         return HostBatch(*(torch.from_numpy(np.ascontiguousarray(made)) for made in (pixels, corrupted, anomalous)))
 
     def _others(self, purpose: str, images_seen: int) -> Pixels:

@@ -53,6 +53,15 @@ def test_the_generator_meets_patches_and_their_stamped_copies_shown_alike(patche
         assert torch.equal(batch.pixels, before.pixels) is not plays, "what nobody looks at is not changed"
 
 
+def test_the_wide_range_shows_patches_otherwise_than_the_narrow_one(patches):
+    narrow, wide = (
+        maker(patches, train_section(objective="restore", photometric_share=1.0, photometric_range=name))[0]
+        for name in ("narrow", "wide")
+    )
+    assert torch.equal(narrow.anomalous, wide.anomalous)
+    assert (narrow.corrupted != wide.corrupted).float().mean() > 0.2
+
+
 def test_nothing_is_stamped_where_the_objective_is_to_reconstruct(patches):
     batch = maker(patches, train_section())[0]
     assert batch.pixels.shape == (4, 32, 32, 1)
