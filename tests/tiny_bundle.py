@@ -12,7 +12,15 @@ from PIL import Image
 
 from vigil.calibration.calibration import Calibration, fit_calibration
 from vigil.config import AttentionSection, CalibrateSection, ModelSection, PatchSection, ValidateSection
-from vigil.delivery.bundle import AuditSummary, BundleRecord, EvaluationSummary, write_bundle
+from vigil.delivery.bundle import (
+    APPEARANCE,
+    RECORD,
+    AuditSummary,
+    BundleRecord,
+    EvaluationSummary,
+    write_bundle,
+)
+from vigil.files import digest_json, read_json, write_json
 from vigil.images.appearance import Appearance, look_of
 from vigil.networks.pair import PairSpec, build_pair, save_pair
 from vigil.records import PATCH_SCORES
@@ -59,6 +67,14 @@ def write_tiny_bundle(folder: Path, *, seed: int = 0, **changes: Any) -> BundleR
         "evaluation": EvaluationSummary.of({**figures, "threshold": 0.5}),
     }
     return write_bundle(folder, **{**settings, **changes})
+
+
+def without_appearance(folder: Path) -> None:
+    """Makes the bundle one of a version of Vigil that kept no looks."""
+    record = {key: value for key, value in read_json(folder / RECORD).items() if key != "digest"}
+    del record["files"][APPEARANCE]
+    (folder / APPEARANCE).unlink()
+    write_json(folder / RECORD, record | {"digest": digest_json(record)})
 
 
 def grey_image(index: int, width: int = 48, height: int = 40) -> Image.Image:

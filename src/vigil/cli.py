@@ -493,7 +493,9 @@ def _screen(options: argparse.Namespace) -> int:
         write_json(options.out / "appearance.json", {"images": len(looks), "features": features})
     if not options.json:
         _say(", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
-    if warning := warning_of(found, len(looks)):
+    if bundle.appearance is None:
+        _say("note: this bundle keeps no looks of its calibration images, so nothing warns of a changed display")
+    elif warning := warning_of(found, len(looks)):
         _say(f"warning: {warning}")
     return 0
 

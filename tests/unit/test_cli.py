@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tiny_bundle import grey_image, write_tiny_bundle
+from tests.tiny_bundle import grey_image, without_appearance, write_tiny_bundle
 from vigil.cli import main
 from vigil.errors import BundleMismatch, ConfigError, DataError, ValidationFailed, VigilError
 from vigil.files import read_json
@@ -188,6 +188,14 @@ def test_screening_says_when_images_do_not_look_like_those_of_calibration(
     assert found["images"] == 30
     assert found["features"]["brightness"]["beyond"]
     assert found["features"]["brightness"]["median"] < 0.7 * found["features"]["brightness"]["calibration_median"]
+
+
+def test_screening_says_when_the_bundle_keeps_no_looks(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tiny_bundle(project / "bundle")
+    without_appearance(project / "bundle")
+    picture(project / "in" / "a.png", "L")
+    assert main(["screen", "in", "--bundle", "bundle"]) == 0
+    assert "note: this bundle keeps no looks" in capsys.readouterr().err
 
 
 def test_screening_a_folder_without_images_is_an_error(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_bundle import PATCH, tiny_calibration, write_tiny_bundle
+from tests.tiny_bundle import PATCH, tiny_calibration, without_appearance, write_tiny_bundle
 from vigil.config import PatchSection, ValidateSection
 from vigil.delivery.bundle import EvaluationSummary, load_bundle, read_record
 from vigil.errors import BundleMismatch, CheckpointError, DataError
-from vigil.files import digest_folder, digest_json, files_below, read_json, write_json
+from vigil.files import digest_folder, files_below, read_json, write_json
 
 FILES = (
     "appearance.json",
@@ -85,10 +85,7 @@ def test_an_additional_file_is_refused_and_named(bundle: Path) -> None:
 
 def test_a_bundle_that_does_not_say_how_its_images_look_opens(bundle: Path) -> None:
     """As versions of Vigil wrote it that measured no looks."""
-    record = {key: value for key, value in read_json(bundle / "bundle.json").items() if key != "digest"}
-    del record["files"]["appearance.json"]
-    (bundle / "appearance.json").unlink()
-    write_json(bundle / "bundle.json", record | {"digest": digest_json(record)})
+    without_appearance(bundle)
     assert load_bundle(bundle).appearance is None
 
 
