@@ -29,6 +29,9 @@ def screen(
         out: Folder for heat maps; none are kept without it.
         device: Where the networks run.
         params: The project's params file; it names the registry.
+
+    Returns:
+        `Completed`, or `Warned` where the images do not look like those of calibration (a changed display).
     """
     from vigil.delivery.bundle import load_bundle
     from vigil.delivery.mlflow_registry import load_champion_bundle
@@ -57,4 +60,6 @@ def screen(
         log.warning("%s", warning)
     described = f"{len(rows)} images in {folder}: {said}" + (f". Warning: {warning}" if warning else "")
     create_table_artifact(key="screening", table=rows, description=described)
-    return Completed(message=f"{len(rows)} images: {said}" + ("; they look unlike calibration's" if warning else ""))
+    if warning:  # a name of its own, so that an automation of Prefect can wait for it
+        return Completed(name="Warned", message=f"{len(rows)} images: {said}; they look unlike calibration's")
+    return Completed(message=f"{len(rows)} images: {said}")

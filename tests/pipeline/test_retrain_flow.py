@@ -256,7 +256,7 @@ def test_promote_then_screen_then_refuse(
     for index in range(20):
         (tmp_path / "dark" / f"{index}.png").write_bytes(encoded(grey_image(index).point(lambda value: value // 2)))
     state = screen(folder=str(tmp_path / "dark"), params=params, return_state=True)
-    assert state.is_completed(), state.message
+    assert (state.name, state.is_completed()) == ("Warned", True)
     assert str(state.message).endswith("; they look unlike calibration's")
     (described,) = [a.description for a in client.read_artifacts() if a.flow_run_id == state.state_details.flow_run_id]
     assert "Warning: the 20 images do not look like those that the threshold was calibrated on" in str(described)
