@@ -68,7 +68,13 @@ def audit_displays(params: Params, folder: Path, most: int, device: str = "auto"
         if display in known:
             continue
         row = judged_on(
-            display, bundle, lambda: _images(rows, root, bundle.patch), len(rows), params.evaluate, device=device
+            display,
+            bundle,
+            lambda: _images(rows, root, bundle.patch),
+            len(rows),
+            params.evaluate,
+            device=device,
+            batch_size=params.score.batch_size,  # as the pipeline's, so that the scores are
         )
         if row is None:
             found["unchanged"].append(display)
