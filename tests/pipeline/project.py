@@ -11,7 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from vigil.files import digest_file, files_below
+
 ROOT = Path(__file__).parents[2]
+RESULTS = ("data", "models", "reports")
 
 DIGITS_PARAMS = """\
 data:
@@ -93,6 +96,16 @@ def make_project(folder: Path, params: str = DIGITS_PARAMS) -> Path:
     run(folder, "git", "config", "user.email", "test@example.org")
     commit(folder, "start")
     return folder
+
+
+def digests(project: Path) -> dict[str, str]:
+    """The digest of every artefact below data, models and reports; git keeps the data reference, which is none."""
+    return {
+        path.relative_to(project).as_posix(): digest_file(path)
+        for top in RESULTS
+        for path in files_below(project / top)
+        if path.name not in (".gitignore", "reference.json")
+    }
 
 
 def commit(folder: Path, message: str) -> None:

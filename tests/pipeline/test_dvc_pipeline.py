@@ -1,4 +1,4 @@
-"""The real pipeline through the real `dvc`: rebuild, rebuild nothing, experiments, push and pull, kills."""
+"""The real pipeline through the real `dvc`: rebuild, rebuild nothing, experiments, push and pull."""
 
 from __future__ import annotations
 
@@ -8,34 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.project import commit, environment, kill_when, make_project, run
+from tests.pipeline.project import RESULTS, commit, digests, environment, run
 from vigil.cli import STAGES
-from vigil.files import digest_file, files_below
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
-
-RESULTS = ("data", "models", "reports")
-
-
-def digests(project: Path) -> dict[str, str]:
-    """The digest of every artefact below data, models and reports; git keeps the data reference, which is none."""
-    return {
-        path.relative_to(project).as_posix(): digest_file(path)
-        for top in RESULTS
-        for path in files_below(project / top)
-        if path.name not in (".gitignore", "reference.json")
-    }
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project on which `dvc repro` has run to its end, committed."""
-    project = make_project(tmp_path_factory.mktemp("built") / "project")
-    output = run(project, "dvc", "repro")
-    for stage in STAGES:
-        assert f"Running stage '{stage}'" in output
-    commit(project, "results")
-    return project
 
 
 def test_repro_ends_with_a_registered_version_and_a_report(built: Path) -> None:
@@ -162,27 +138,6 @@ def test_second_clone_pulls_and_runs_nothing(built: Path, tmp_path: Path) -> Non
     output = run(clone, "dvc", "repro")
     assert "Running stage" not in output
     assert digests(clone) == digests(built)
-
-
-@pytest.mark.parametrize(
-    ("stage", "sign"),
-    [
-        ("patch", "data/patches/train/bucket-*.json"),
-        ("train", ".vigil/work/train/a/*/checkpoint-*/checkpoint.json"),
-        ("score", "data/scores/maps/*/bucket-*.npy"),
-    ],
-)
-def test_killed_stage_ends_with_the_same_digests(built: Path, tmp_path: Path, stage: str, sign: str) -> None:
-    """SIGKILL to dvc and all its children in the middle of a stage, then `dvc repro`."""
-    project = make_project(tmp_path / "project")
-    for earlier in STAGES[: STAGES.index(stage)]:
-        run(project, "dvc", "repro", "--single-item", earlier)
-    kill_when(project, ["dvc", "repro", stage], lambda: any(project.glob(sign)))
-    finished = {"patch": "data/patches/test/index.parquet", "train": "models/pair/pair.json"}
-    assert not (project / finished.get(stage, "data/scores/test.parquet")).exists(), "the kill came too late"
-    output = run(project, "dvc", "repro")
-    assert f"Running stage '{stage}'" in output
-    assert digests(project) == digests(built)
 
 
 def test_environment_finds_this_python() -> None:
