@@ -1,7 +1,7 @@
 """The same picture on other displays: changes that come with software, settings and age, and hide no anomaly.
 
-None is what training varies (`training.photometric`) with other numbers: these are whole, fixed steps, made by other
-arithmetic (Pillow's), so that a pair is asked about what it was not shown.
+Fixed steps, so that figures can be compared, and made by other arithmetic (Pillow's, for the most part) than what
+training draws at random (`training.photometric`).
 
 Beyond arXiv 2211.13808.
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,11 +24,13 @@ from vigil.evaluation.intervals import bootstrap, percentile_interval
 from vigil.evaluation.metrics import RankedLabels, recall_at_fpr
 from vigil.images.appearance import Look, look_of
 from vigil.images.displays import shown_on
-from vigil.progress import track
+from vigil.progress import Progress
 from vigil.records import ANOMALOUS, NORMAL
 from vigil.serving.screening import appearance_shifts
 
 _READ_FPR = 0.05
+_AT_A_TIME = 32
+"""Images between two reports of progress."""
 
 
 class Labelled(NamedTuple):
@@ -97,7 +100,12 @@ def judged_on(
                 looks.append(look_of(changed))
             yield np.ascontiguousarray(changed)
 
-    judged = list(track(judge(bundle, shown(), device=device, batch_size=batch_size), display, count, "images"))
+    judged: list[Judgement] = []
+    waiting, progress = shown(), Progress(display, count, "images")
+    while some := list(islice(waiting, _AT_A_TIME)):
+        judged += judge(bundle, some, device=device, batch_size=batch_size)
+        progress.advance(len(some))
+    progress.close()
     if not judged:
         return None
     for image, judgement in zip(seen, judged, strict=True):
