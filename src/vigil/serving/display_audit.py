@@ -20,6 +20,7 @@ from vigil.config import EvaluateSection
 from vigil.delivery.bundle import Bundle
 from vigil.delivery.verdict import Judgement, Pixels, judge
 from vigil.errors import DataError
+from vigil.evaluation.evaluation import READ_FPR
 from vigil.evaluation.intervals import bootstrap, percentile_interval
 from vigil.evaluation.metrics import RankedLabels, recall_at_fpr
 from vigil.images.appearance import Look, look_of
@@ -28,7 +29,6 @@ from vigil.progress import Progress
 from vigil.records import ANOMALOUS, NORMAL
 from vigil.serving.screening import appearance_shifts
 
-_READ_FPR = 0.05
 _AT_A_TIME = 32
 """Images between two reports of progress."""
 
@@ -87,7 +87,7 @@ def judged_on(
     Raises:
         DataError: An image has no score, or a label is missing.
     """
-    seen: list[Labelled] = []
+    seen: list[tuple[str, int, str]] = []
     looks: list[Look] = []
 
     def shown() -> Iterator[Pixels | Judgement]:
@@ -95,7 +95,7 @@ def judged_on(
             changed = shown_on(display, image.pixels, number)
             if changed is None:
                 return
-            seen.append(image._replace(pixels=image.pixels[:0]))
+            seen.append((image.name, image.label, image.group))
             if image.label == NORMAL:
                 looks.append(look_of(changed))
             yield np.ascontiguousarray(changed)
@@ -108,10 +108,11 @@ def judged_on(
     progress.close()
     if not judged:
         return None
-    for image, judgement in zip(seen, judged, strict=True):
+    names, all_labels, groups = zip(*seen, strict=True)
+    for name, judgement in zip(names, judged, strict=True):
         if judgement.score is None:
-            raise DataError(f"{image.name}: {judgement.reason}; leave the image out, or train anew")
-    labels = np.array([image.label for image in seen])
+            raise DataError(f"{name}: {judgement.reason}; leave the image out, or train anew")
+    labels = np.array(all_labels)
     if not {NORMAL, ANOMALOUS} <= set(labels.tolist()):
         raise DataError("expected normal and anomalous images, found one label alone: raise the number of images")
     scores = np.array([judgement.score for judgement in judged], np.float64)
@@ -119,7 +120,7 @@ def judged_on(
     ranked = RankedLabels(labels, scores)
     draws = bootstrap(
         lambda weights: np.array([ranked.auroc(weights)]),
-        [image.group for image in seen],
+        groups,
         section.bootstrap_samples,
         section.seed,
     )
@@ -131,6 +132,6 @@ def judged_on(
         high,
         Rate.of_decisions(flagged[labels == ANOMALOUS], section.confidence),
         Rate.of_decisions(flagged[labels == NORMAL], section.confidence),
-        recall_at_fpr(labels, scores, _READ_FPR),
+        recall_at_fpr(labels, scores, READ_FPR),
         tuple(shift.feature for shift in appearance_shifts(bundle, looks) if shift.beyond),
     )

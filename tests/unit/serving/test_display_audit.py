@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,11 +110,11 @@ def test_the_report_has_every_display_and_a_killed_run_is_continued(
 ) -> None:
     judged: list[str] = []
 
-    def killed_at_the_third(display: str, *arguments: object, **options: object) -> object:
+    def killed_at_the_third(display: str, *arguments: Any, **options: Any) -> object:
         if len(judged) == 2:
             raise KeyboardInterrupt
         judged.append(display)
-        return judged_on(display, *arguments, **options)  # type: ignore[arg-type]
+        return judged_on(display, *arguments, **options)
 
     monkeypatch.setattr("vigil.stages.display_audit.judged_on", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
