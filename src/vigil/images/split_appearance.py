@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vigil.config import PatchSection
 from vigil.images.appearance import Appearance, look_of
-from vigil.images.preprocessing import scaled_pixels
-from vigil.images.source import RawFolder
+from vigil.images.sampling import scaled_images, spread
 from vigil.progress import track
 from vigil.records import NORMAL
 
@@ -35,9 +33,6 @@ def appearance_of(manifest: pa.Table, splits: pa.Table, split: str, root: Path, 
     """
     wanted = splits.filter((pc.field("split") == split) & (pc.field("label") == NORMAL))["image_id"]
     rows = manifest.filter(pc.is_in(manifest["image_id"], wanted.combine_chunks()))
-    chosen = np.unique(np.linspace(0, rows.num_rows - 1, min(rows.num_rows, _MOST_IMAGES)).round().astype(np.int64))
-    raw, looks = RawFolder(root), []
-    for row in track(rows.take(pa.array(chosen)).to_pylist(), "appearance", len(chosen), "images"):
-        content = raw.read(row["path"], row["offset"], row["bytes"])
-        looks.append(look_of(scaled_pixels(content, row["path"], patch, (row["height"], row["width"]))))
-    return Appearance.of(looks)
+    chosen = spread(rows, _MOST_IMAGES).to_pylist()
+    images = track(scaled_images(chosen, root, patch), "appearance", len(chosen), "images")
+    return Appearance.of([look_of(pixels) for _, pixels in images])

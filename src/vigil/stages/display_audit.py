@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,8 +13,7 @@ from vigil.config import Params, PatchSection
 from vigil.errors import DataError
 from vigil.files import digest_json, read_json, write_json
 from vigil.images.displays import DISPLAYS
-from vigil.images.preprocessing import scaled_pixels
-from vigil.images.source import RawFolder
+from vigil.images.sampling import scaled_images, spread
 from vigil.records import ANOMALOUS, MANIFEST, NORMAL, SPLIT_TABLE
 from vigil.serving.display_audit import Labelled, judged_on
 from vigil.stages import layout
@@ -94,8 +92,7 @@ def _chosen(most: int) -> list[dict[str, Any]]:
         of_label = test.filter(pc.field("label") == label)
         if not of_label.num_rows:
             raise DataError("the test split lacks normal or anomalous images; give it some by the split section")
-        places = np.linspace(0, of_label.num_rows - 1, min(most, of_label.num_rows)).round().astype(np.int64)
-        rows += of_label.take(pa.array(np.unique(places))).to_pylist()
+        rows += spread(of_label, most).to_pylist()
     wanted = {row["image_id"]: row for row in rows}
     files = manifest.filter(pc.is_in(manifest["image_id"], pa.array(list(wanted)))).to_pylist()
     if len(files) != len(wanted):
@@ -104,10 +101,7 @@ def _chosen(most: int) -> list[dict[str, Any]]:
 
 
 def _images(rows: Sequence[dict[str, Any]], root: Path, patch: PatchSection) -> Iterator[Labelled]:
-    raw = RawFolder(root)
-    for row in rows:
-        content = raw.read(row["path"], row["offset"], row["bytes"])
-        pixels = scaled_pixels(content, row["path"], patch, (row["height"], row["width"]))
+    for row, pixels in scaled_images(rows, root, patch):
         yield Labelled(row["path"], pixels, row["label"], row["group"])
 
 
