@@ -19,6 +19,7 @@ from vigil.errors import ConfigError, DataError, LeakFound, VigilError
 
 if TYPE_CHECKING:
     from vigil.config import Params
+    from vigil.delivery.bundle import Bundle
     from vigil.images.importing import ImportSummary
 
 STAGES = (
@@ -210,6 +211,20 @@ def _build_parser() -> argparse.ArgumentParser:
     screen.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     screen.add_argument("--params", type=Path, default=Path("params.yaml"))
     screen.set_defaults(run=_screen)
+
+    calibrate = commands.add_parser(
+        "calibrate", help="give a bundle the threshold of other images, e.g. of a changed display, without training"
+    )
+    calibrate.add_argument("--normal", nargs="+", type=Path, required=True, metavar="PATH", help="images or folders")
+    calibrate.add_argument(
+        "--anomalous", nargs="+", type=Path, default=[], metavar="PATH", help="with these the threshold keeps a recall"
+    )
+    calibrate.add_argument("--out", type=Path, required=True, help="folder of the bundle to write")
+    calibrate.add_argument("--bundle", type=Path, help="a bundle folder (default: the registry's champion)")
+    calibrate.add_argument("--register", action="store_true", help="make it the registry's challenger")
+    calibrate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    calibrate.add_argument("--params", type=Path, default=Path("params.yaml"), help="says target and confidence")
+    calibrate.set_defaults(run=_calibrate)
 
     for name, text in (
         ("promote", "make the challenger the champion, if it is better"),
@@ -452,19 +467,42 @@ def _history(options: argparse.Namespace) -> None:
         _show("\n".join(event.describe() for event in events) or "No promotion has been tried yet.")
 
 
-def _screen(options: argparse.Namespace) -> int:
+def _opened(options: argparse.Namespace) -> tuple[Bundle, str]:
+    """The bundle that was asked for, and what to call it."""
     from vigil.delivery.bundle import load_bundle
+
+    if options.bundle:
+        return load_bundle(options.bundle), f"bundle {options.bundle}"
+    from vigil.delivery.mlflow_registry import load_champion_bundle
+
+    return load_bundle(load_champion_bundle(_load(options.params).registration)), "the champion"
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from vigil.serving.recalibration import as_text, check_folder, recalibrate, write_recalibrated
+
+    params = _load(options.params)
+    bundle, origin = _opened(options)
+    check_folder(options.out, bundle)
+    _say(f"Calibrating {origin}")
+    found = recalibrate(bundle, options.normal, options.anomalous, params.calibrate, device=options.device)
+    record = write_recalibrated(options.out, bundle, found)
+    _show(as_text(found, bundle.calibration.threshold))
+    _show(f"Written: {options.out}, bundle {record.digest[:12]}")
+    if not options.register:
+        _show(f"Next: vigil screen --bundle {options.out} PATH...")
+        return
+    from vigil.delivery.mlflow_registry import register
+
+    registered = register(options.out, params.registration)
+    _show(f"{registered.name} v{registered.version.number} is the challenger; next: vigil promote --accept --why ...")
+
+
+def _screen(options: argparse.Namespace) -> int:
     from vigil.images.appearance import Look, warning_of
     from vigil.serving.screening import appearance_shifts, screen
 
-    if options.bundle:
-        folder, origin = options.bundle, f"bundle {options.bundle}"
-    else:
-        from vigil.delivery.mlflow_registry import load_champion_bundle
-
-        folder = load_champion_bundle(_load(options.params).registration)
-        origin = "the champion"
-    bundle = load_bundle(folder)
+    bundle, origin = _opened(options)
     if not options.json:
         _say(f"Screening with {origin}, threshold {bundle.calibration.threshold:.6g}")
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from tests.pipeline.project import RESULTS, commit, digests, environment, run
 from vigil.cli import STAGES
+from vigil.records import ANOMALOUS, NORMAL, SPLIT_TABLE
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
 
@@ -58,6 +60,30 @@ def test_leakage_audit_passes_and_finds_a_threshold_that_was_set_by_hand(built: 
     output = run(project, "vigil", "audit", "leakage", code=1)
     assert "LEAK     calibration_result" in output
     assert "LeakFound: 2 of 15 checks found a leak: calibration_result, evaluation" in output
+
+
+def test_calibrated_anew_on_the_same_images_the_bundle_has_the_pipelines_threshold(built: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(built, project, symlinks=True)
+    with tarfile.open(project / "data/raw/digits/digits.tar") as archive:
+        archive.extractall(tmp_path / "images", filter="data")
+    splits = SPLIT_TABLE.read(project / "data/splits.parquet", ["image_id", "split", "label"]).to_pylist()
+    files: dict[int, list[str]] = {NORMAL: [], ANOMALOUS: []}
+    for row in splits:
+        if row["split"] == "calibration":
+            files[row["label"]].append(str(tmp_path / "images" / row["image_id"].removeprefix("digits.tar::")))
+    asked = ["vigil", "calibrate", "--bundle", "models/bundle", "--out", "new"]
+    run(project, *asked, "--normal", *files[NORMAL], "--anomalous", *files[ANOMALOUS])
+    expected, found = (
+        json.loads((project / folder / "calibration.json").read_text()) for folder in ("models/bundle", "new")
+    )
+    for name in ("threshold", "scale_min", "scale_max"):  # batches of another size round otherwise
+        assert found.pop(name) == pytest.approx(expected.pop(name), rel=1e-5)
+    assert found.pop("inputs_digest") != expected.pop("inputs_digest")
+    assert found == expected
+    looks = [(project / folder / "appearance.json").read_text() for folder in ("models/bundle", "new")]
+    assert looks[0] == looks[1]
+    assert "calibrated on images of its own" in run(project, "vigil", "audit", "leakage", "--bundle", "new", code=4)
 
 
 def test_display_audit_judges_the_test_images_as_they_are_and_otherwise(built: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.pipeline.mlflow_warnings import MLFLOW_WARNINGS
 from tests.tiny_bundle import encoded, grey_image, write_tiny_bundle
-from vigil.config import PromoteSection, RegisterSection
+from vigil.config import CalibrateSection, PromoteSection, RegisterSection
 from vigil.delivery import promotion
 from vigil.delivery.bundle import AuditSummary, Estimate, load_bundle
 from vigil.delivery.mlflow_registry import (
@@ -30,6 +30,7 @@ from vigil.delivery.mlflow_tracking import import_mlflow, open_store, training_r
 from vigil.delivery.promotion import history, promote, rollback
 from vigil.delivery.verdict import judge_encoded
 from vigil.errors import BundleMismatch, ConfigError, PromotionRefused, RegistryError
+from vigil.serving.recalibration import recalibrate, write_recalibrated
 
 pytestmark = [pytest.mark.pipeline, *MLFLOW_WARNINGS]
 
@@ -116,6 +117,34 @@ def test_the_version_belongs_to_the_run_that_trained_its_pair(section: RegisterS
     assert stored.info.status == "FINISHED"
     assert (stored.data.metrics["auroc"], stored.data.metrics["fpr"]) == (0.8, 0.1)
     assert [f.path for f in open_store(section).list_artifacts(run.run_id, "reports")] == ["reports/report.html"]
+
+
+def test_a_champion_calibrated_on_another_display_is_promoted_with_a_reason(
+    section: RegisterSection, tmp_path: Path
+) -> None:
+    """It has a run of its own, keeps the sample to rehearse, and can be rolled back."""
+    write_tiny_bundle(tmp_path / "bundle")
+    (tmp_path / "sample").mkdir()
+    (tmp_path / "sample" / "old.txt").write_text("kept")
+    first = register(tmp_path / "bundle", section, rehearsal=tmp_path / "sample").version
+    promote(section, RULES, who="ann", why="the first")
+    for index in range(40):
+        (tmp_path / f"{index}.png").write_bytes(encoded(grey_image(index)))
+    champions = load_bundle(load_champion_bundle(section, tmp_path / "kept"))
+    images = sorted(tmp_path.glob("*.png"))
+    found = recalibrate(champions, images[:30], images[30:], CalibrateSection(), device="cpu")
+    write_recalibrated(tmp_path / "new", champions, found)
+    second = register(tmp_path / "new", section).version
+    assert second.recalibrated_from == first.bundle_digest
+    assert second.rehearsal_digest == first.rehearsal_digest is not None
+    assert second.run_id != first.run_id
+    assert open_store(section).get_run(second.run_id).data.metrics == {"threshold": found.calibration.threshold}
+
+    with pytest.raises(PromotionRefused, match="calibrated on images of its own"):
+        promote(section, RULES, who="ann", why="the display was replaced")
+    promote(section, RULES, who="ann", why="the display was replaced", accept=True)
+    assert load_bundle(load_champion_bundle(section, tmp_path / "kept")).calibration == found.calibration
+    assert rollback(section, who="ann", why="the old one is back").version == first.number
 
 
 def test_the_champions_bundle_is_kept_and_mended(section: RegisterSection, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_screening_says_when_images_do_not_look_like_those_of_calibration(
     assert main(["screen", "darker", "--bundle", "bundle", "--json", "--out", "out"]) == 0
     said = capsys.readouterr()
     assert "warning: the 30 images do not look like those that the threshold was calibrated on: brightness" in said.err
-    assert "calibrate and train anew" in said.err
+    assert "calibrate on its images (`vigil calibrate`)" in said.err
     results = [json.loads(line) for line in said.out.splitlines()]
     assert len(results) == 30
     assert set(results[0]["appearance"]) == {"brightness", "contrast", "sharpness", "grain"}
@@ -188,6 +188,25 @@ def test_screening_says_when_images_do_not_look_like_those_of_calibration(
     assert found["images"] == 30
     assert found["features"]["brightness"]["beyond"]
     assert found["features"]["brightness"]["median"] < 0.7 * found["features"]["brightness"]["calibration_median"]
+
+
+def test_a_bundle_calibrated_on_a_changed_display_screens_it_without_a_warning(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tiny_bundle(project / "bundle")
+    for folder, first in (("normal", 100), ("threats", 200), ("later", 300)):
+        (project / folder).mkdir()
+        for index in range(first, first + 30):
+            grey_image(index).point(lambda value: value * 0.6).save(project / folder / f"{index}.png")
+    called = ["calibrate", "--bundle", "bundle", "--normal", "normal", "--anomalous", "threats", "--out"]
+    assert main([*called, "new"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Threshold ")
+    assert "anomalous calibration images" in said
+    assert "Next: vigil screen --bundle new PATH..." in said
+    assert main(["screen", "later", "--bundle", "new"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert "is no bundle" in ends_with(ConfigError, capsys, *called, "normal")
 
 
 def test_screening_says_when_the_bundle_keeps_no_looks(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

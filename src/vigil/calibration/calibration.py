@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -171,28 +171,7 @@ def fit_calibration(patches: pa.Table, section: CalibrateSection) -> Calibration
         return image_scores(of_patches, images.patch_image, section.reduction)
 
     eta, eta_fitted = _eta(section, images.labels, scores_with)
-    scores = scores_with(eta)
-    scale_min, scale_max = fit_scale(scores)
-    recall = bound = whole = None
-    if anomalous.any():
-        of_groups = lowest_of_groups(scores[anomalous], images.groups[anomalous])
-        threshold = recall_threshold(of_groups, section.target_recall, section.confidence)
-        recall = Rate.of_decisions(is_anomalous(scores[anomalous], threshold.value), section.confidence)
-        whole = Rate.of_decisions(is_anomalous(of_groups, threshold.value), section.confidence)
-        bound = lower_bound(whole.count, whole.of, section.confidence)
-    else:
-        threshold = conformal_threshold(scores[normal], section.target_fpr)
-    fpr = Rate.of_decisions(is_anomalous(scores[normal], threshold.value), section.confidence)
-    if recall is None or whole is None:
-        notes = _fpr_notes(threshold, fpr, section)
-    else:
-        notes = _recall_notes(threshold, recall, whole, fpr, section)
-    normal_groups = len(np.unique(images.groups[normal]))
-    if normal_groups < normal.sum():
-        notes.append(
-            f"The {normal.sum()} normal images come in {normal_groups} groups, and images of one resemble each other: "
-            f"the false-positive rate is less certain than its interval, which counts images, says."
-        )
+    fields, notes = _promise(scores_with(eta), images.labels, images.groups, section)
     if eta_fitted:
         notes.append(
             f"eta = {eta} has the highest AUROC of {len(ETA_GRID)} values on these same images, which makes the "
@@ -207,23 +186,94 @@ def fit_calibration(patches: pa.Table, section: CalibrateSection) -> Calibration
         weighted=weighted,
         weights_fitted_on=fitted_on,
         reduction=section.reduction,
-        scale_min=scale_min,
-        scale_max=scale_max,
-        threshold=threshold.value,
-        method="fpr" if recall is None else "recall",
-        target=section.target_fpr if recall is None else section.target_recall,
-        confidence=section.confidence,
-        promise_kept=threshold.promise_kept,
-        images_needed=threshold.images_needed,
-        recall=recall,
-        recall_lower_bound=bound,
-        fpr=fpr,
-        n_normal=int(normal.sum()),
-        n_anomalous=int(anomalous.sum()),
-        anomalous_groups=None if recall is None or whole is None or whole.of == recall.of else whole.of,
+        **fields,
         notes=tuple(notes),
         inputs_digest=scores_digest(patches),
     )
+
+
+def recalibrated(
+    calibration: Calibration,
+    names: Sequence[str],
+    labels: NDArray[np.int64],
+    scores: Scores,
+    section: CalibrateSection,
+) -> Calibration:
+    """The same score with scale, threshold and promise fitted on other images, as `fit_calibration` fits them.
+
+    What makes a score of components (eta, weights, reduction) stays. Each image counts as drawn by itself.
+
+    Args:
+        calibration: The one so far, whose score it is.
+        names: [M], of the images.
+        labels: [M], records.NORMAL or records.ANOMALOUS; at least one is normal.
+        scores: [M], of the images.
+        section: Says target and confidence; the rest of it is not read.
+
+    Raises:
+        CalibrationError: There is no normal image, or all scores are equal.
+        ScoreNotFinite: A score is NaN or infinite.
+    """
+    if not (labels == NORMAL).any():
+        raise CalibrationError("there is no normal image to calibrate on")
+    fields, notes = _promise(scores, labels, np.asarray(names, dtype=np.str_), section)
+    table = pa.table({"image_id": pa.array(names), "image_label": labels, "score": scores})
+    kept = {name: getattr(calibration, name) for name in _OF_THE_SCORE}
+    return Calibration(**kept, **fields, notes=tuple(notes), inputs_digest=scores_digest(table))
+
+
+_OF_THE_SCORE = ("score", "eta", "eta_fitted", "weighted", "weights_fitted_on", "reduction")
+"""Fields of `Calibration` that say how components become the score of an image."""
+
+
+def _promise(
+    scores: Scores, labels: NDArray[np.int64], groups: NDArray[np.str_], section: CalibrateSection
+) -> tuple[dict[str, Any], list[str]]:
+    """Scale and threshold of image scores and what is promised, as fields of `Calibration`; and what that is in words.
+
+    Args:
+        scores, labels, groups: [M] each, of the images; at least one is normal.
+        section: Says target and confidence.
+    """
+    normal, anomalous = labels == NORMAL, labels == ANOMALOUS
+    scale_min, scale_max = fit_scale(scores)
+    recall = bound = whole = None
+    if anomalous.any():
+        of_groups = lowest_of_groups(scores[anomalous], groups[anomalous])
+        threshold = recall_threshold(of_groups, section.target_recall, section.confidence)
+        recall = Rate.of_decisions(is_anomalous(scores[anomalous], threshold.value), section.confidence)
+        whole = Rate.of_decisions(is_anomalous(of_groups, threshold.value), section.confidence)
+        bound = lower_bound(whole.count, whole.of, section.confidence)
+    else:
+        threshold = conformal_threshold(scores[normal], section.target_fpr)
+    fpr = Rate.of_decisions(is_anomalous(scores[normal], threshold.value), section.confidence)
+    if recall is None or whole is None:
+        notes = _fpr_notes(threshold, fpr, section)
+    else:
+        notes = _recall_notes(threshold, recall, whole, fpr, section)
+    normal_groups = len(np.unique(groups[normal]))
+    if normal_groups < normal.sum():
+        notes.append(
+            f"The {normal.sum()} normal images come in {normal_groups} groups, and images of one resemble each other: "
+            f"the false-positive rate is less certain than its interval, which counts images, says."
+        )
+    fields = {
+        "scale_min": scale_min,
+        "scale_max": scale_max,
+        "threshold": threshold.value,
+        "method": "fpr" if recall is None else "recall",
+        "target": section.target_fpr if recall is None else section.target_recall,
+        "confidence": section.confidence,
+        "promise_kept": threshold.promise_kept,
+        "images_needed": threshold.images_needed,
+        "recall": recall,
+        "recall_lower_bound": bound,
+        "fpr": fpr,
+        "n_normal": int(normal.sum()),
+        "n_anomalous": int(anomalous.sum()),
+        "anomalous_groups": None if recall is None or whole is None or whole.of == recall.of else whole.of,
+    }
+    return fields, notes
 
 
 def scores_digest(patches: pa.Table) -> str:

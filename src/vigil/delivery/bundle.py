@@ -145,6 +145,17 @@ class AuditSummary(_Record):
         return cls(leaks=tuple(report["leaks"]), findings=findings, digest=digest)
 
 
+class Recalibrated(_Record):
+    """Of a bundle whose threshold was fitted on other images than its pair was chosen with."""
+
+    bundle: str
+    """Digest of the bundle whose pair and preprocessing it has."""
+    images: str
+    """Digest of the images: of the contents of the files and their labels, whatever their order."""
+    normal: int
+    anomalous: int
+
+
 class BundleRecord(_Record):
     """What `bundle.json` says."""
 
@@ -162,6 +173,9 @@ class BundleRecord(_Record):
     evaluation: EvaluationSummary
     audit: AuditSummary | None = None
     """None where the bundle was made by a version of Vigil without an audit."""
+    recalibrated: Recalibrated | None = Field(default=None, exclude_if=lambda source: source is None)
+    """None: the threshold is of the data set's own calibration images. Else `evaluation` holds the threshold alone, and
+    `test_digest` is that of the images it was fitted on."""
     files: dict[str, str]
     """SHA-256 of every file but `bundle.json` itself."""
     digest: str
@@ -202,7 +216,8 @@ def write_bundle(
     test_digest: str,
     map_level: float,
     evaluation: EvaluationSummary,
-    audit: AuditSummary,
+    audit: AuditSummary | None,
+    recalibrated: Recalibrated | None = None,
 ) -> BundleRecord:
     """Writes the bundle at `folder`, aside then renamed, and returns its record.
 
@@ -211,7 +226,7 @@ def write_bundle(
         pair: The folder of the trained pair, as `networks.pair.save_pair` wrote it; verified before it is copied.
         calibration, patch, accept: What turns an image into a verdict.
         appearance: Of the normal images of calibration.
-        data_set, kinds, data_digest, test_digest, map_level, evaluation, audit: See `BundleRecord`.
+        data_set, kinds, data_digest, test_digest, map_level, evaluation, audit, recalibrated: See `BundleRecord`.
 
     Raises:
         CheckpointError: The pair's folder is damaged.
@@ -238,7 +253,8 @@ def write_bundle(
             "test_digest": test_digest,
             "map_level": map_level,
             "evaluation": evaluation.model_dump(mode="json"),
-            "audit": audit.model_dump(mode="json"),
+            "audit": None if audit is None else audit.model_dump(mode="json"),
+            **({} if recalibrated is None else {"recalibrated": recalibrated.model_dump(mode="json")}),
             "files": {p.relative_to(new).as_posix(): digest_file(p) for p in files_below(new)},
         }
         content["digest"] = digest_json(content)

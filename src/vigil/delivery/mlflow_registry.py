@@ -43,6 +43,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 AUDIT_TAG = "vigil.audit"
 DIGEST_TAG, EVALUATION_TAG, TEST_TAG = "vigil.bundle_digest", "vigil.evaluation", "vigil.test_digest"
 DATA_TAG, REHEARSAL_TAG = "vigil.data_digest", "vigil.rehearsal_digest"
+RECALIBRATED_TAG = "vigil.recalibrated_from"
 BUNDLES = Path(".vigil/bundles")
 """Where bundles of registered versions are kept after a download, by digest."""
 REHEARSALS = Path(".vigil/rehearsal")
@@ -65,6 +66,8 @@ class Version:
     """Of the sample of old data that is kept with the version; None where there is none."""
     audit: AuditSummary | None = None
     """None where it was registered by a version of Vigil without an audit."""
+    recalibrated_from: str | None = None
+    """Digest of the bundle whose pair it has, where its threshold was fitted on other images (`vigil calibrate`)."""
 
     def as_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -115,12 +118,14 @@ def register(
 
     Args:
         bundle: The bundle's folder. The version belongs to the run that trained its pair, found by the pair's digest;
-            where this store holds none (the pair was trained elsewhere and pulled) a run of its own is made.
+            where this store holds none (the pair was trained elsewhere and pulled), and for a bundle that was
+            calibrated anew, a run of its own is made.
         section: Where the registry is.
         metrics: Further numbers for the run; the bundle's own are logged in any case.
         files: Reports and plots (files or folders) for the run; those that are missing are left out.
         rehearsal: Folder of the sample of data to keep with the version, for those that will be trained from it; it
-            lies beside the bundle and is not served.
+            lies beside the bundle and is not served. A bundle that was calibrated anew keeps that of the version
+            whose pair it has, where this store knows it.
 
     Raises:
         BundleMismatch: The bundle's record is damaged.
@@ -132,6 +137,10 @@ def register(
     try:
         champion = version_with(client, name, CHAMPION)
         found = _by_digest(client, name, record.digest)
+        if found is None and record.recalibrated is not None and rehearsal is None:
+            before = _by_digest(client, name, record.recalibrated.bundle)
+            if before is not None and before.rehearsal_digest is not None:
+                rehearsal = _fetch_rehearsal(before.run_id, before.rehearsal_digest)
         version = found or _create(client, section, bundle, record, metrics or {}, files, rehearsal)
         client.set_registered_model_alias(name, CHALLENGER, str(version.number))
     except store_errors() as error:
@@ -152,9 +161,10 @@ def _create(
     rehearsal: Path | None,
 ) -> Version:
     mlflow = import_mlflow()
-    run_id = find_training_run(client, section, digest_folder(bundle / PAIR))
+    source = record.recalibrated
+    run_id = None if source else find_training_run(client, section, digest_folder(bundle / PAIR))
     if run_id is None:
-        tags = {"mlflow.runName": "register"}
+        tags = {"mlflow.runName": "calibrate" if source else "register"}
         run_id = client.create_run(experiment_id(client, section), tags=tags).info.run_id
     numbers = {name: estimate.value for name, estimate in record.evaluation.figures.items()}
     for key, value in {**metrics, **numbers}.items():
@@ -184,6 +194,8 @@ def _create(
     if rehearsal is not None:
         tags[REHEARSAL_TAG] = digest_folder(rehearsal)
         client.log_artifacts(run_id, str(rehearsal), f"{_REHEARSAL}/{tags[REHEARSAL_TAG]}")
+    if source is not None:
+        tags[RECALIBRATED_TAG] = source.bundle
     if (parent := record.evaluation.parent) is not None:
         tags |= {"vigil.parent_version": str(parent.version), "vigil.parent_bundle_digest": parent.bundle}
     # The tags are written with the version, in one call: a version without its digest never exists.
@@ -408,4 +420,5 @@ def _version(found: ModelVersion) -> Version:
         data_digest=tags.get(DATA_TAG),
         rehearsal_digest=tags.get(REHEARSAL_TAG),
         audit=AuditSummary.model_validate_json(tags[AUDIT_TAG]) if AUDIT_TAG in tags else None,
+        recalibrated_from=tags.get(RECALIBRATED_TAG),
     )

@@ -240,6 +240,14 @@ def objections(challenger: Version, champion: Version | None, rules: PromoteSect
         found.append(f"false-positive rate {measured}; promote.max_fpr allows {rules.max_fpr:g}")
     if champion is None:
         return found
+    for version in (challenger, champion):
+        if version.recalibrated_from is not None and standing(challenger, champion) is None:
+            found.append(
+                f"v{version.number} was calibrated on images of its own (`vigil calibrate`) and measured on no test "
+                f"image, so its numbers cannot be compared: look at what its calibration.json promises, and promote "
+                f"with an explicit acceptance and a reason"
+            )
+            return found
     parent = challenger.evaluation.parent
     before = standing(challenger, champion)
     if before is None:

@@ -44,6 +44,8 @@ class Judgement:
     """Eq. (7) with the calibration's extremes; outside of [0, 1] for images unlike any of calibration."""
     reason: str | None = None
     """Why the image is REJECTED, in plain words."""
+    map_peak: float | None = None
+    """The highest `map_peak` of its patches, whatever the score is made of; None where the verdict is REJECTED."""
     anomaly_map: npt.NDArray[np.float32] | None = None
     """[H, W] of scaled pixels; None where the verdict is REJECTED."""
 
@@ -136,8 +138,11 @@ def _scored(bundle: Bundle, images: Sequence[Pixels], device: str, batch_size: i
     patches = np.concatenate([extract(i, p, patch) for i, p in zip(images, positions, strict=True)])
     found = score_patches(bundle.pair, patches, device=device_of(device), batch_size=batch_size)
     found = with_stitched_peaks(found, positions)
-    patch_scores = calibration.patch_scores(found.columns())
+    columns = found.columns()
+    patch_scores = calibration.patch_scores(columns)
     scores = image_scores(patch_scores, np.repeat(np.arange(len(images)), counts), calibration.reduction)
+    first = np.cumsum([0, *counts[:-1]])
+    peaks = np.maximum.reduceat(columns["map_peak"], first)
     flagged, scaled = is_anomalous(scores, calibration.threshold), calibration.scale(scores)
     maps = np.split(found.maps, np.cumsum(counts)[:-1])
     return [
@@ -146,6 +151,7 @@ def _scored(bundle: Bundle, images: Sequence[Pixels], device: str, batch_size: i
             calibration.threshold,
             float(scores[i]),
             float(scaled[i]),
+            map_peak=float(peaks[i]),
             anomaly_map=stitch(maps[i], positions[i], image.shape[0], image.shape[1], patch),
         )
         for i, image in enumerate(images)

@@ -166,6 +166,6 @@ def warning_of(found: Iterable[Shift], images: int) -> str | None:
     )
     return (
         f"the {images} images do not look like those that the threshold was calibrated on: {each}. Scores may be off, "
-        f"and the promise of the threshold does not hold. If the display or camera changed, calibrate and train anew "
-        f"with its images."
+        f"and the promise of the threshold does not hold. If the display or camera changed, calibrate on its images "
+        f"(`vigil calibrate`), and train anew with them."
     )

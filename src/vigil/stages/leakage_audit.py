@@ -58,6 +58,11 @@ def _of_bundle(inputs: AuditInputs, folder: Path) -> AuditInputs:
     from vigil.scoring.reduction import images_of
 
     bundle = load_bundle(folder)
+    if (source := bundle.record.recalibrated) is not None:
+        raise DataError(
+            f"{folder}: the bundle was calibrated on images of its own (`vigil calibrate`), which are not in this "
+            f"folder. Its pair is that of bundle {source.bundle}: audit that one."
+        )
     here = digest_of_test(images_of(inputs.scores["test"]), inputs.manifest)
     other = "pair" if digest_folder(folder / PAIR) != digest_folder(layout.PAIR) else ""
     other = other or ("test images" if bundle.record.test_digest != here else "")

@@ -4,7 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vigil.calibration.calibration import Calibration, fit_calibration, read_calibration, write_calibration
+from vigil.calibration.calibration import (
+    Calibration,
+    fit_calibration,
+    read_calibration,
+    recalibrated,
+    write_calibration,
+)
 from vigil.calibration.threshold import is_anomalous, lower_bound
 from vigil.config import CalibrateSection, ReductionSection
 from vigil.errors import CalibrationError, DataError, ScoreNotFinite
@@ -73,6 +79,32 @@ def test_too_few_anomalies_is_said_and_not_hidden() -> None:
     assert "needs at least 59 anomalous calibration images, and there are 3" in fitted.notes[0]
     assert fitted.recall is not None
     assert (fitted.recall.count, fitted.fpr.count) == (3, 0)
+
+
+@pytest.mark.parametrize("anomalous", [0, 3, 120])
+def test_calibrated_anew_on_the_same_images_it_is_the_same(anomalous: int) -> None:
+    random = numpy_generator(4, "calibrated anew")
+    table = patches(random.normal(0, 1, 50), random.normal(2, 1, anomalous))
+    section = CalibrateSection(score="map_peak")
+    fitted = fit_calibration(table, section)
+    labels, scores = table.column("image_label").to_numpy(), table.column("map_peak").to_numpy()
+    again = recalibrated(fitted, table.column("image_id").to_pylist(), labels, scores, section)
+    assert again == fitted.model_copy(update={"inputs_digest": again.inputs_digest})
+
+
+def test_calibrated_anew_it_keeps_its_score_and_takes_the_rest_of_the_other_images() -> None:
+    section = CalibrateSection(score="eq6", eta="fit")
+    fitted = fit_calibration(patches(np.arange(30.0), np.arange(20.0, 40.0)), section)
+    scores, labels = np.arange(100.0), np.zeros(100, np.int64)
+    again = recalibrated(fitted, [str(i) for i in range(100)], labels, scores, section)
+    assert (again.score, again.eta, again.eta_fitted) == ("eq6", fitted.eta, True)
+    assert (again.method, again.threshold, again.n_normal, again.n_anomalous) == ("fpr", 95.0, 100, 0)
+    assert (again.scale_min, again.scale_max) == (0.0, 99.0)
+    assert not any("eta" in note for note in again.notes)
+    with pytest.raises(CalibrationError, match="no normal image"):
+        recalibrated(fitted, ["a"], np.ones(1, np.int64), np.ones(1), section)
+    with pytest.raises(ScoreNotFinite):
+        recalibrated(fitted, ["a", "b"], np.zeros(2, np.int64), np.array([1.0, np.nan]), section)
 
 
 def in_groups(table: pa.Table, size: int) -> pa.Table:

@@ -99,6 +99,23 @@ def test_a_summary_without_a_parent_says_nothing_of_one() -> None:
     assert EvaluationSummary.model_validate_json(summary.model_dump_json()) == summary
 
 
+def test_what_was_calibrated_on_images_of_its_own_is_promoted_by_acceptance_alone() -> None:
+    """Nothing was measured with its threshold, so no figure is compared, whichever of the two it is."""
+    nothing = version(2, test="images", auroc=None, recall=None, fpr=None)
+    anew = dataclasses.replace(nothing, recalibrated_from="digest-1")
+    for challenger, champion in ((anew, CHAMPION), (version(3), dataclasses.replace(anew, number=2))):
+        (reason,) = objections(challenger, champion, PromoteSection())
+        assert "v2 was calibrated on images of its own" in reason
+        assert "explicit acceptance" in reason
+    assert objections(anew, None, PromoteSection()) == []
+    assert len(objections(anew, CHAMPION, PromoteSection(max_fpr=0.5))) == 2
+
+
+def test_a_version_trained_from_one_that_was_calibrated_anew_is_held_against_it() -> None:
+    champion = dataclasses.replace(version(1, test="images", auroc=None), recalibrated_from="digest-0")
+    assert objections(trained_from(1, old={"value": 0.86}, auroc=0.91), champion, PromoteSection()) == []
+
+
 def test_without_a_champion_only_the_false_positive_rate_counts() -> None:
     assert objections(version(1, auroc=0.1, recall=0.0), None, PromoteSection()) == []
     assert len(objections(version(1, fpr=0.3), None, PromoteSection(max_fpr=0.2))) == 1
