@@ -120,6 +120,11 @@ BEYOND_SCANS = _beyond(
     System("beyond_patches_alone", "score: each patch by itself", {"calibrate": {"score": "map_peak"}}),
     System("beyond_sharp_colour", "the decoder sees colour sharp", {"model": {"pointing_colour": "sharp"}}),
     System("beyond_without_decoys", "no decoys", {"train": {"pseudo_anomalies": {"decoy_fraction": 0.0}}}),
+    System(
+        "beyond_narrow_photometric",
+        "photometric changes in a narrow range",
+        {"train": {"photometric_range": "narrow"}},
+    ),
     System("beyond_without_photometric", "no photometric changes", {"train": {"photometric_share": 0.0}}),
 )
 """The preset of X-ray scans, one switch at a time."""

@@ -144,6 +144,7 @@ TURNED = {
     "beyond_patches_alone": {"calibrate.score"},
     "beyond_sharp_colour": {"model.pointing_colour"},
     "beyond_without_decoys": {"train.pseudo_anomalies.decoy_fraction"},
+    "beyond_narrow_photometric": {"train.photometric_range"},
     "beyond_without_photometric": {"train.photometric_share"},
     "beyond_memory": {"model.memory.enabled", "calibrate.score"},
     "beyond_fitted": {"model.memory.enabled", "score.stamped_patches", "calibrate.score"},
