@@ -65,13 +65,17 @@ def test_leakage_audit_passes_and_finds_a_threshold_that_was_set_by_hand(built: 
 def test_calibrated_anew_on_the_same_images_the_bundle_has_the_pipelines_threshold(built: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
     shutil.copytree(built, project, symlinks=True)
-    with tarfile.open(project / "data/raw/digits/digits.tar") as archive:
-        archive.extractall(tmp_path / "images", filter="data")
     splits = SPLIT_TABLE.read(project / "data/splits.parquet", ["image_id", "split", "label"]).to_pylist()
     files: dict[int, list[str]] = {NORMAL: [], ANOMALOUS: []}
-    for row in splits:
-        if row["split"] == "calibration":
-            files[row["label"]].append(str(tmp_path / "images" / row["image_id"].removeprefix("digits.tar::")))
+    (tmp_path / "images").mkdir()
+    with tarfile.open(project / "data/raw/digits/digits.tar") as archive:
+        for row in splits:
+            if row["split"] == "calibration":
+                file = archive.extractfile(row["image_id"].removeprefix("digits.tar::"))
+                assert file is not None
+                path = tmp_path / "images" / f"{len(files[NORMAL])}-{len(files[ANOMALOUS])}.png"
+                path.write_bytes(file.read())
+                files[row["label"]].append(str(path))
     asked = ["vigil", "calibrate", "--bundle", "models/bundle", "--out", "new"]
     run(project, *asked, "--normal", *files[NORMAL], "--anomalous", *files[ANOMALOUS])
     expected, found = (
