@@ -9,7 +9,7 @@ Beyond arXiv 2211.13808. Legend: M images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -77,7 +77,8 @@ def recalibrate(
         device, batch_size: As `judge`.
 
     Raises:
-        DataError: There is no normal image, an image would be REJECTED, or two files hold the same bytes.
+        DataError: There is no normal image, an image cannot be read or would be REJECTED, or two files hold the same
+            bytes.
         CalibrationError: All scores are equal.
     """
     files = [(path, NORMAL) for path in expanded(normal)]
@@ -85,18 +86,12 @@ def recalibrate(
         raise DataError("no normal images found; expected image files, or folders of them")
     files += [(path, ANOMALOUS) for path in expanded(anomalous)]
     labels = np.array([label for _, label in files], np.int64)
-    contents: dict[str, Path] = {}
+    digests = _digests([path for path, _ in files])
     looks: list[Look] = []
 
     def opened() -> Iterator[Pixels | Judgement]:
         for path, label in files:
-            try:
-                content = path.read_bytes()
-            except OSError as error:
-                raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-            if (same := contents.setdefault(digest_bytes(content), path)) is not path:
-                raise DataError(f"{path}: holds the same bytes as {same}; an image counts once, so leave one out")
-            pixels = pixels_of(bundle, content, path.name)[0]
+            pixels = pixels_of(bundle, _content(path), path.name)[0]
             if label == NORMAL and not isinstance(pixels, Judgement):
                 looks.append(look_of(pixels))
             yield pixels
@@ -116,9 +111,9 @@ def recalibrate(
     peaks = np.array([judgement.map_peak for judgement in judged], np.float64)
     flagged = is_anomalous(scores, bundle.calibration.threshold)
     counted = {label: flagged[labels == label] for label in (NORMAL, ANOMALOUS)}
-    named = sorted((digest, int(label)) for digest, label in zip(contents, labels, strict=True))
+    named = sorted((digest, int(label)) for digest, label in zip(digests, labels, strict=True))
     return Recalibration(
-        recalibrated(bundle.calibration, list(contents), labels, scores, section),
+        recalibrated(bundle.calibration, digests, labels, scores, section),
         Appearance.of(looks),
         conformal_threshold(peaks[labels == NORMAL], section.target_fpr).value,
         Recalibrated(
@@ -130,6 +125,24 @@ def recalibrate(
         Rate.of_decisions(counted[NORMAL], section.confidence),
         Rate.of_decisions(counted[ANOMALOUS], section.confidence) if len(counted[ANOMALOUS]) else None,
     )
+
+
+def _digests(paths: Sequence[Path]) -> list[str]:
+    """The SHA-256 of each file, all of them before an image is scored, since that takes long."""
+    known: dict[str, Path] = {}
+    for path in paths:
+        if (same := known.setdefault(digest_bytes(_content(path)), path)) is not path:
+            raise DataError(f"{path}: holds the same bytes as {same}; an image counts once, so leave one out")
+    return list(known)
+
+
+def _content(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # reading a pipe or a device could last for ever
+        raise DataError(f"{path}: cannot be read ({'the folder cannot be listed' if path.is_dir() else 'not a file'})")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def check_folder(folder: Path, bundle: Bundle) -> None:

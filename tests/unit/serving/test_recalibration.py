@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from vigil.delivery.bundle import Bundle, load_bundle, verify_bundle
 from vigil.delivery.verdict import judge_encoded
 from vigil.errors import CalibrationError, ConfigError, DataError
 from vigil.files import digest_folder
+from vigil.serving import recalibration
 from vigil.serving.recalibration import Recalibration, as_text, check_folder, recalibrate, write_recalibrated
 from vigil.serving.screening import appearance_shifts, screen
 
@@ -117,9 +119,14 @@ def test_an_image_that_screening_would_reject_is_named(bundle: Bundle, images: P
         recalibrate(bundle, [images / "normal", tmp_path], [], SECTION, device="cpu")
     with pytest.raises(DataError, match=r"missing\.png: cannot be read"):
         recalibrate(bundle, [tmp_path / "missing.png"], [], SECTION, device="cpu")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match=r"pipe: cannot be read \(not a file\)"):
+        recalibrate(bundle, [tmp_path / "pipe"], [], SECTION, device="cpu")
 
 
-def test_an_image_counts_once(bundle: Bundle, images: Path, tmp_path: Path) -> None:
+def test_an_image_counts_once(bundle: Bundle, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found before the first image is scored, which takes long."""
+    monkeypatch.setattr(recalibration, "judge", None)
     copied = tmp_path / "copy.png"
     copied.write_bytes((images / "normal" / "0.png").read_bytes())
     with pytest.raises(DataError, match=r"copy\.png: holds the same bytes as .*normal/0\.png"):
