@@ -240,16 +240,16 @@ def objections(challenger: Version, champion: Version | None, rules: PromoteSect
         found.append(f"false-positive rate {measured}; promote.max_fpr allows {rules.max_fpr:g}")
     if champion is None:
         return found
-    for version in (challenger, champion):
-        if version.recalibrated_from is not None and standing(challenger, champion) is None:
-            found.append(
-                f"v{version.number} was calibrated on images of its own (`vigil calibrate`) and measured on no test "
-                f"image, so its numbers cannot be compared: look at what its calibration.json promises, and promote "
-                f"with an explicit acceptance and a reason"
-            )
-            return found
     parent = challenger.evaluation.parent
     before = standing(challenger, champion)
+    anew = [version.number for version in (challenger, champion) if version.recalibrated_from is not None]
+    if before is None and anew:
+        found.append(
+            f"v{anew[0]} was calibrated on images of its own (`vigil calibrate`) and measured on no test image, so its "
+            f"numbers cannot be compared: look at what its calibration.json promises, and promote with an explicit "
+            f"acceptance and a reason"
+        )
+        return found
     if before is None:
         if parent is not None:
             found.append(

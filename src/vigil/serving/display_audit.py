@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,19 +17,16 @@ import numpy as np
 from vigil.calibration.threshold import Rate, is_anomalous
 from vigil.config import EvaluateSection
 from vigil.delivery.bundle import Bundle
-from vigil.delivery.verdict import Judgement, Pixels, judge
+from vigil.delivery.verdict import Judgement, Pixels
 from vigil.errors import DataError
 from vigil.evaluation.evaluation import READ_FPR
 from vigil.evaluation.intervals import bootstrap, percentile_interval
 from vigil.evaluation.metrics import RankedLabels, recall_at_fpr
 from vigil.images.appearance import Look, look_of
 from vigil.images.displays import shown_on
-from vigil.progress import Progress
 from vigil.records import ANOMALOUS, NORMAL
+from vigil.serving.judging import judged_with_progress
 from vigil.serving.screening import appearance_shifts
-
-_AT_A_TIME = 32
-"""Images between two reports of progress."""
 
 
 class Labelled(NamedTuple):
@@ -100,12 +96,7 @@ def judged_on(
                 looks.append(look_of(changed))
             yield np.ascontiguousarray(changed)
 
-    judged: list[Judgement] = []
-    waiting, progress = shown(), Progress(display, count, "images")
-    while some := list(islice(waiting, _AT_A_TIME)):
-        judged += judge(bundle, some, device=device, batch_size=batch_size)
-        progress.advance(len(some))
-    progress.close()
+    judged = list(judged_with_progress(bundle, shown(), display, count, device=device, batch_size=batch_size))
     if not judged:
         return None
     names, all_labels, groups = zip(*seen, strict=True)

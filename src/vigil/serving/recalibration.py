@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +28,13 @@ from vigil.delivery.bundle import (
     Recalibrated,
     write_bundle,
 )
-from vigil.delivery.verdict import Judgement, Pixels, judge, pixels_of
+from vigil.delivery.verdict import Judgement, Pixels, pixels_of
 from vigil.errors import ConfigError, DataError
 from vigil.files import digest_bytes, digest_json
 from vigil.images.appearance import Appearance, Look, look_of
-from vigil.progress import Progress
 from vigil.records import ANOMALOUS, NORMAL
-from vigil.serving.screening import expanded
-
-_AT_A_TIME = 32
-"""Images between two reports of progress."""
+from vigil.serving.judging import judged_with_progress
+from vigil.serving.screening import content_of, expanded
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +93,11 @@ def recalibrate(
             yield pixels
 
     judged: list[Judgement] = []
-    waiting, progress = opened(), Progress("calibration", len(files), "images")
-    while some := list(islice(waiting, _AT_A_TIME)):
-        for judgement in judge(bundle, some, device=device, batch_size=batch_size):
-            if judgement.score is None:
-                path = files[len(judged)][0]
-                raise DataError(f"{path}: screening would reject it, so leave it out: {judgement.reason}")
-            judged.append(judgement)
-        progress.advance(len(some))
-    progress.close()
+    waiting = judged_with_progress(bundle, opened(), "calibration", len(files), device=device, batch_size=batch_size)
+    for (path, _), judgement in zip(files, waiting, strict=True):
+        if judgement.score is None:
+            raise DataError(f"{path}: screening would reject it, so leave it out: {judgement.reason}")
+        judged.append(judgement)
 
     scores = np.array([judgement.score for judgement in judged], np.float64)
     peaks = np.array([judgement.map_peak for judgement in judged], np.float64)
@@ -137,10 +129,8 @@ def _digests(paths: Sequence[Path]) -> list[str]:
 
 
 def _content(path: Path) -> bytes:
-    if path.exists() and not path.is_file():  # reading a pipe or a device could last for ever
-        raise DataError(f"{path}: cannot be read ({'the folder cannot be listed' if path.is_dir() else 'not a file'})")
     try:
-        return path.read_bytes()
+        return content_of(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 

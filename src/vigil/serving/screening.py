@@ -74,9 +74,7 @@ def screen(
     def pixels() -> Iterator[Pixels | Judgement]:
         for path in expanded(paths, leave_out=heat_map_folder):
             try:
-                if path.exists() and not path.is_file():  # reading a pipe or a device could last for ever
-                    raise OSError(errno.EINVAL, "the folder cannot be listed" if path.is_dir() else "not a file")
-                found, image = pixels_of(bundle, path.read_bytes(), path.name)
+                found, image = pixels_of(bundle, content_of(path), path.name)
             except OSError as error:
                 found, image = rejected(bundle, f"{path.name}: cannot be read ({error.strerror})"), None
             opened.append((path, image, None if isinstance(found, Judgement) else look_of(found)))
@@ -124,6 +122,17 @@ def _result(
         None if judgement.verdict == "REJECTED" else look,
         picture,
     )
+
+
+def content_of(path: Path) -> bytes:
+    """What a file holds; `expanded` gives its path.
+
+    Raises:
+        OSError: It cannot be read, or is no file: reading a pipe or a device could last for ever.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "the folder cannot be listed" if path.is_dir() else "not a file")
+    return path.read_bytes()
 
 
 def heat_map_name(path: Path) -> str:

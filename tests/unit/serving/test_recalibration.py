@@ -126,7 +126,7 @@ def test_an_image_that_screening_would_reject_is_named(bundle: Bundle, images: P
 
 def test_an_image_counts_once(bundle: Bundle, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found before the first image is scored, which takes long."""
-    monkeypatch.setattr(recalibration, "judge", None)
+    monkeypatch.setattr(recalibration, "judged_with_progress", None)
     copied = tmp_path / "copy.png"
     copied.write_bytes((images / "normal" / "0.png").read_bytes())
     with pytest.raises(DataError, match=r"copy\.png: holds the same bytes as .*normal/0\.png"):
